@@ -1,0 +1,100 @@
+"""``lightning``, ``resnet18`` and ``python -m resnet18``: one program.
+
+Kept light: torch and Lightning, which take seconds to import, are imported by the commands that need them.
+"""
+
+import difflib
+import importlib
+import importlib.metadata
+import os
+import signal
+import sys
+from collections.abc import Sequence
+
+from resnet18 import __version__
+from resnet18.errors import RunError, UsageError
+
+COMMANDS = {
+    "fit": "train, into a directory of its own under runs/; with --ckpt_path, go on with a run",
+    "validate": "score a checkpoint on the validation images",
+    "test": "score a checkpoint on the test images",
+    "predict": "write a checkpoint's predictions for the test images to a CSV file",
+}
+
+
+def help_text(program: str) -> str:
+    width = max(map(len, COMMANDS))
+    commands = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+    return f"""usage: {program} COMMAND [--config FILE.yaml] [--model.KEY VALUE] [--data.KEY VALUE] [--trainer.KEY VALUE]
+
+{commands}
+
+  {program} fit --config configs/digits.yaml
+  {program} test --ckpt_path runs/digits/latest
+  {program} COMMAND --help          every option
+  {program} COMMAND --print_config  what would be run
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command line; returns its exit status.
+
+    2 for what is wrong with the command or the configuration, 1 for what is wrong with files, data or machine, and 128
+    plus the number of the signal that ended a run.
+    """
+    # DDP starts the other ranks with sys.argv as it is, so it is read and never changed.
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    program = os.path.basename(sys.argv[0]).replace("__main__.py", "python -m resnet18")
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(help_text(program), end="")
+        return 0
+    if arguments[0] == "--version":
+        print(f"resnet18 {__version__}")
+        return 0
+    command = arguments[0]
+    if command not in COMMANDS:
+        return _unknown(program, command)
+    # Scripts lack the working directory on their path, and with it a `class_path: mynet.MyNet`. Last, so that no file
+    # there takes the place of a library.
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    return _run(program, command, arguments[1:])
+
+
+def _run(program: str, command: str, arguments: list[str]) -> int:
+    from resnet18.quiet import quieten
+
+    quieten()
+    cli = importlib.import_module("resnet18.cli")
+    interrupt = importlib.import_module("resnet18.callbacks.interrupt")
+    try:
+        cli.run(command, arguments)
+    except UsageError as error:
+        print(f"{program} {command}: {error}", file=sys.stderr)
+        return 2
+    except RunError as error:
+        print(f"{program} {command}: {error}", file=sys.stderr)
+        return 1
+    except interrupt.Interrupted as stop:
+        name = signal.Signals(stop.signum).name
+        how = f"go on with: {program} fit --ckpt_path {stop.saved}" if stop.saved else "nothing was saved"
+        print(f"\n{program} {command}: stopped by {name}; {how}", file=sys.stderr)
+        return 128 + stop.signum
+    return 0
+
+
+def _unknown(program: str, command: str) -> int:
+    # lightning-sdk's own script is called `lightning` too; in one environment either may own the name. What is not ours
+    # goes on to it. Never to litserve's, which installs packages when called.
+    if program == "lightning":
+        for script in importlib.metadata.entry_points(group="console_scripts", name="lightning"):
+            if script.value.startswith("lightning_sdk."):
+                return script.load()() or 0
+    near = difflib.get_close_matches(command, COMMANDS, n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    print(f"{program}: unknown command {command!r}{hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

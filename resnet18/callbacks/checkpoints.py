@@ -1,0 +1,90 @@
+"""The two checkpoints of a run: ``best.ckpt`` by a validation metric, and ``last.ckpt`` to go on from.
+
+Two callbacks, because one ModelCheckpoint that also saves on exceptions overwrites its best file with the state of the
+crash.
+"""
+
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+
+from resnet18.checkpoints import BEST, LAST
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps the weights of the epoch that validated best, without the optimizer's state.
+
+    Args:
+        monitor: A logged validation metric.
+        mode: Whether more of it is better (``max``) or less (``min``).
+    """
+
+    def __init__(self, monitor: str = "val/top1", mode: Literal["max", "min"] = "max") -> None:
+        super().__init__(
+            filename=Path(BEST).stem,
+            monitor=monitor,
+            mode=mode,
+            save_weights_only=True,
+            auto_insert_metric_name=False,
+            enable_version_counter=False,
+        )
+
+
+class LastCheckpoint(Checkpoint):
+    """Keeps everything that a run needs to go on, at intervals and at its end.
+
+    Args:
+        every_n_steps: Save every so many optimizer steps; off by default.
+        every_n_minutes: Save when so many minutes have passed since the last time.
+    """
+
+    def __init__(self, every_n_steps: int | None = None, every_n_minutes: float | None = 5.0) -> None:
+        if every_n_steps is not None and every_n_steps < 1:
+            raise ValueError(f"every_n_steps must be at least 1, not {every_n_steps}")
+        if every_n_minutes is not None and every_n_minutes <= 0:
+            raise ValueError(f"every_n_minutes must be above 0, not {every_n_minutes}")
+        self.every_n_steps = every_n_steps
+        self.interval = timedelta(minutes=every_n_minutes).total_seconds() if every_n_minutes else None
+        self.dirpath: Path | None = None  # set by whoever knows the run's directory
+        self._saved_at = time.monotonic()
+        self._saved_step = -1
+        self._due = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._saved_at = time.monotonic()
+        self._saved_step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if self.every_n_steps and step % self.every_n_steps == 0 and step != self._saved_step:
+            self._due = True
+        if self.interval and step % trainer.log_every_n_steps == 0:
+            # Clocks differ between ranks, so rank 0 decides; asking at log points only keeps the question cheap.
+            elapsed = time.monotonic() - self._saved_at > self.interval
+            self._due |= bool(trainer.strategy.broadcast(elapsed)) if trainer.world_size > 1 else elapsed
+        # A save that falls due on an epoch's last batch waits for the validation that follows: Lightning would resume
+        # from before it and skip it.
+        if self._due and not trainer.fit_loop.epoch_loop._num_ready_batches_reached():
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._due:
+            self.save(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.global_step != self._saved_step:
+            self.save(trainer)
+
+    def save(self, trainer: Trainer) -> Path:
+        """Writes the checkpoint, on all ranks together."""
+        assert self.dirpath is not None
+        path = self.dirpath / LAST
+        trainer.save_checkpoint(path, weights_only=False)
+        self._saved_at, self._saved_step, self._due = time.monotonic(), trainer.global_step, False
+        return path

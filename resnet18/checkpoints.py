@@ -1,0 +1,79 @@
+"""Finding and reading checkpoints, with nothing in them that could run.
+
+Everything is read with ``weights_only=True``: tensors and plain values. A run is named by its directory, a link to it
+(``runs/digits/latest``) or a checkpoint file.
+"""
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resnet18.errors import RunError
+
+FOLDER, BEST, LAST = "checkpoints", "best.ckpt", "last.ckpt"
+CONFIG_KEY = "config"  # where a checkpoint keeps the configuration of its run
+
+
+def find_checkpoint(place: str | Path, prefer: Sequence[str] = (BEST, LAST)) -> Path:
+    """The checkpoint file that a path names: itself, or the first of ``prefer`` in a run's directory.
+
+    Raises:
+        RunError: Where there is none.
+    """
+    place = Path(place).expanduser()
+    if place.is_dir():
+        for name in prefer:
+            if (place / FOLDER / name).is_file():
+                return place / FOLDER / name
+        raise RunError(f"{place} holds no {' or '.join(f'{FOLDER}/{name}' for name in prefer)}")
+    if not place.is_file():
+        raise RunError(f"there is no checkpoint or run {place}{_neighbours(place)}")
+    return place
+
+
+def run_directory(checkpoint: Path) -> Path | None:
+    """The run that a checkpoint lies in, or None for a file on its own."""
+    folder = checkpoint.resolve().parent
+    run = folder.parent
+    if folder.name != FOLDER or not (run / "config.yaml").is_file():
+        return None
+    return run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint or a state dict, on the CPU.
+
+    Raises:
+        RunError: For a file that is cut off or is no checkpoint, and for one that carries pickled code.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "weights_only" in str(error).lower():
+            culprit = _named_global(str(error))
+            raise RunError(
+                f"{path} carries pickled code{culprit} and was not loaded: a checkpoint holds tensors and plain values"
+            ) from None
+        raise RunError(f"{path} is not a checkpoint: {_first_line(error)}") from None
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+        raise RunError(f"{path} is cut off or not a checkpoint: {_first_line(error)}") from None
+    if not isinstance(content, dict):
+        raise RunError(f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict")
+    return content
+
+
+def _named_global(message: str) -> str:
+    _, found, rest = message.partition("GLOBAL ")
+    return f" ({rest.split()[0]})" if found else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _neighbours(place: Path) -> str:
+    runs = sorted(path.name for path in place.parent.iterdir() if path.is_dir()) if place.parent.is_dir() else []
+    return f"; {place.parent} holds {', '.join(runs[-5:])}" if runs else ""

@@ -1,0 +1,276 @@
+"""The LightningModule: any backbone, trained to tell classes apart, from raw pixels to logits.
+
+Images come in as uint8 and are normalised inside, with the mean and standard deviation held in the state: a checkpoint
+carries its own preprocessing, and a batch crosses to the device at a quarter of the bytes.
+
+Between two log points (``trainer.log_every_n_steps``) nothing waits for the device: the training loss is summed there,
+and ``train/loss``, its mean since the last log point, and ``lr`` are logged together. Validation and test sum on the
+device too and log once, at their end.
+"""
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import torch
+from jsonargparse import ArgumentError, ArgumentParser
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics.classification import MulticlassAccuracy
+
+from resnet18.checkpoints import CONFIG_KEY, read_checkpoint
+from resnet18.class_paths import refuse_foreign_code
+from resnet18.errors import RunError
+
+OptimizerCallable = Callable[[Iterable], Optimizer]
+ScheduleCallable = Callable[[Optimizer], LRScheduler]
+
+
+class Prediction(NamedTuple):
+    """What ``predict`` gives for a batch of B images."""
+
+    positions: Tensor
+    """int64, B: the images' places in the data set."""
+    classes: Tensor
+    """int64, B: the likeliest class."""
+    probabilities: Tensor
+    """float32, B: its softmax probability."""
+
+
+class Classifier(LightningModule):
+    """Trains and scores a backbone on labelled images.
+
+    Args:
+        backbone: N×C×H×W float → N×num_classes logits; any module.
+        optimizer: Takes parameter groups, gives the optimizer. Weight decay is kept off norm layers and biases.
+        schedule: Takes the optimizer, gives any torch scheduler, or one of :mod:`resnet18.schedules`. A ``total_steps``
+            that is left out is the Trainer's number of optimizer steps.
+        schedule_interval: How often the schedule steps. By default every optimizer step for the schedules of this
+            project and for torch's ``OneCycleLR`` and ``CyclicLR``, every epoch for torch's others, as each counts.
+        label_smoothing: Of the training loss; the losses of validation and test are plain cross-entropy.
+        channels_last: Keep weights and images as N×H×W×C in memory: the same numbers, faster convolutions.
+        compile: Compile the backbone in place before training; checkpoints keep their plain names.
+        num_classes: Width of the logits. The command line takes this and what follows from the data.
+        mean: Of each channel, pixels counted from 0 to 1.
+        std: Likewise.
+        class_names: In the order of the labels.
+        input_size: Channels, height and width of the images trained on.
+
+    Raises:
+        ValueError: For a label smoothing outside of 0…1 or a count that does not fit another.
+        TypeError: In ``forward``, for images that are not uint8.
+        RunError: Where validation or test meets a loss that is not finite.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        optimizer: OptimizerCallable,
+        schedule: ScheduleCallable | None = None,
+        schedule_interval: Literal["step", "epoch"] | None = None,
+        label_smoothing: float = 0.0,
+        channels_last: bool = True,
+        compile: bool = False,
+        *,
+        num_classes: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+        class_names: Sequence[str] | None = None,
+        input_size: Sequence[int] | None = None,
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be at least 0 and below 1, not {label_smoothing}")
+        if len(mean) != len(std):
+            raise ValueError(f"mean has {len(mean)} channels and std {len(std)}")
+        if class_names is not None and len(class_names) != num_classes:
+            raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
+        with warnings.catch_warnings():
+            # "Attribute 'backbone' is an instance of nn.Module": on_save_checkpoint leaves it out.
+            warnings.filterwarnings("ignore", message="Attribute 'backbone'")
+            self.save_hyperparameters(logger=False)
+        self.backbone = backbone.to(memory_format=torch.channels_last) if channels_last else backbone
+        self.optimizer, self.schedule, self.schedule_interval = optimizer, schedule, schedule_interval
+        self.label_smoothing, self.channels_last, self.compile_backbone = label_smoothing, channels_last, compile
+        self.num_classes = num_classes
+        self.class_names = list(class_names) if class_names else [str(number) for number in range(num_classes)]
+        self.input_size = tuple(input_size) if input_size else None
+        self.mean: Tensor
+        self.std: Tensor
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
+        self.run_config: dict[str, Any] | None = None
+        """The whole configuration of the run, plain values only; kept in every checkpoint."""
+        self._loss_sum: Tensor | float = 0.0
+        self._loss_count = 0
+        # nan_strategy: the default drops NaNs with a warning and a device sync; here they are refused at the end.
+        self.val_loss, self.test_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
+        accuracies = MetricCollection(
+            {
+                "top1": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
+                "top5": MulticlassAccuracy(
+                    num_classes, top_k=min(5, num_classes), average="micro", validate_args=False
+                ),
+            },
+            compute_groups=False,
+        )
+        self.val_accuracy, self.test_accuracy = accuracies.clone(prefix="val/"), accuracies.clone(prefix="test/")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, N×num_classes, of uint8 images, N×C×H×W."""
+        if images.dtype != torch.uint8:
+            raise TypeError(f"expected uint8 pixels, got {images.dtype}; the network normalises them itself")
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        # (pixels / 255 - mean) / std in two passes over the batch instead of four.
+        return self.backbone(images * (1 / (255 * self.std)) - self.mean / self.std)
+
+    def setup(self, stage: str) -> None:
+        if stage != "fit":
+            return
+        if self.num_classes < 5:
+            rank_zero_info(f"val/top5 counts the top {self.num_classes}: the data have {self.num_classes} classes.")
+        if self.compile_backbone:
+            # In place: `torch.compile(module)` would put `_orig_mod.` into every name of the state dict.
+            self.backbone.compile()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        loss = F.cross_entropy(self(images), labels, label_smoothing=self.label_smoothing)
+        self._loss_sum = self._loss_sum + loss.detach()
+        self._loss_count += 1
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
+            self.log_dict({"train/loss": self._loss_sum / self._loss_count, "lr": rate}, batch_size=len(labels))
+            self._loss_sum, self._loss_count = 0.0, 0
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+        self._score(batch, self.val_loss, self.val_accuracy)
+
+    def test_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
+        self._score(batch, self.test_loss, self.test_accuracy)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_scores("val", self.val_loss, self.val_accuracy)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_scores("test", self.test_loss, self.test_accuracy)
+
+    def _score(self, batch: tuple[Tensor, ...], loss: MeanMetric, accuracy: MetricCollection) -> None:
+        images, labels = batch[:2]
+        logits = self(images).float()
+        loss.update(F.cross_entropy(logits, labels), weight=len(labels))
+        accuracy.update(logits, labels)
+
+    def _log_scores(self, stage: str, loss: MeanMetric, accuracy: MetricCollection) -> None:
+        # Metric objects, not their values: Lightning then resets them, and knows that they agree on every rank.
+        # NaN logits would score like a plausible accuracy; the loss tells.
+        if not torch.isfinite(loss.compute()):
+            raise RunError(f"{stage}/loss is {loss.compute().item()} in epoch {self.current_epoch}: the weights diverged")
+        self.log(f"{stage}/loss", loss)
+        self.log_dict({f"{stage}/{name}": metric for name, metric in accuracy.items(keep_base=True)})
+
+    def predict_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Prediction:
+        images, _, positions = batch
+        probabilities, classes = self(images).float().softmax(1).max(1)
+        return Prediction(positions, classes, probabilities)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+        if optimizer.defaults.get("weight_decay"):
+            optimizer = self.optimizer(decay_groups(self))
+        if self.schedule is None:
+            return optimizer
+        scheduler = self._scheduler(optimizer)
+        interval = self.schedule_interval or getattr(scheduler, "interval", None)
+        if interval is None:
+            interval = "step" if isinstance(scheduler, OneCycleLR | CyclicLR) else "epoch"
+        settings: dict[str, Any] = {"scheduler": scheduler, "interval": interval}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            settings["monitor"] = "val/loss"
+        return {"optimizer": optimizer, "lr_scheduler": settings}
+
+    def _scheduler(self, optimizer: Optimizer) -> LRScheduler:
+        assert self.schedule is not None
+        given: dict[str, Any] = {}
+        made: Any = self.schedule
+        if isinstance(made, partial):
+            # Python code hands over partial(class, …), the command line partial(instantiator, class, …).
+            given, made = made.keywords, next(part for part in (*made.args, made.func) if isinstance(part, type))
+        if "total_steps" in inspect.signature(made).parameters and given.get("total_steps") is None:
+            return partial(self.schedule, total_steps=int(self.trainer.estimated_stepping_batches))(optimizer)
+        return self.schedule(optimizer)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # A classifier made in Python holds its backbone and optimizer as objects; a checkpoint holds plain values only,
+        # for torch.load to read with weights_only=True.
+        hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {
+            name: value for name, value in hyper_parameters.items() if name != "_instantiator" and _is_plain(value)
+        }
+        if self.run_config is not None:
+            checkpoint[CONFIG_KEY] = self.run_config
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, **kwargs: Any) -> Self:  # type: ignore[override]
+        """The model that a checkpoint describes, with its weights, on the CPU; no data are needed.
+
+        Lightning's own calls what a checkpoint names before anyone has looked at it, so this one replaces it.
+
+        Args:
+            checkpoint_path: From a run, or from a Trainer used in Python.
+            kwargs: Arguments that the checkpoint lacks (a backbone that was passed as an object) or should not decide.
+
+        Raises:
+            RunError: Where the file is broken or names foreign code, and where weights and description do not fit.
+        """
+        path = Path(checkpoint_path)
+        checkpoint = read_checkpoint(path)
+        described = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY)
+        if not isinstance(described, dict) or "state_dict" not in checkpoint:
+            raise RunError(f"{path} does not describe a model, so it is not a checkpoint of this project")
+        described = {name: value for name, value in described.items() if name not in kwargs and name[0] != "_"}
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_class_arguments(cls, "model", skip=set(kwargs), instantiate=False)
+        try:
+            config = parser.parse_object({"model": described})
+        except ArgumentError as error:
+            raise RunError(f"{path} does not describe its model: {str(error).splitlines()[0]}") from None
+        refuse_foreign_code(config, str(path))
+        model = cls(**vars(parser.instantiate(config).model), **kwargs)
+        model.hparams.update(described)
+        try:
+            model.load_state_dict(checkpoint["state_dict"])
+        except RuntimeError as error:
+            raise RunError(f"{path} does not fit the model it is for: {str(error).splitlines()[1].strip()}") from None
+        return model
+
+
+def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """The trainable parameters in two groups: decayed weights, and norm layers and biases, which are not decayed.
+
+    Goyal et al., https://arxiv.org/abs/1706.02677, and Jia et al., https://arxiv.org/abs/1807.11205, spare them so.
+    """
+    decayed: list[Tensor] = []
+    spared: list[Tensor] = []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            (spared if parameter.ndim < 2 or name.endswith(".bias") else decayed).append(parameter)
+    return [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or type(value) in (bool, int, float, str)

@@ -1,0 +1,36 @@
+"""Keeps Lightning's advertisements and repeated notices out of a run's output; warnings that matter stay."""
+
+import logging
+import os
+import warnings
+
+_NOTICES = (
+    "💡",  # advertisements for litlogger and litmodels, without a switch in 2.6.6
+    "GPU available",
+    "TPU available",
+    "HPU available",
+    "Using bfloat16",
+    "Using 16bit",
+    "Seed set to",
+    "Loading `train_dataloader`",
+    "`Trainer.fit` stopped",
+    "Restoring states",
+    "Restored all states",
+    "Loaded model weights",
+)
+
+
+def _wanted(record: logging.LogRecord) -> bool:
+    return not record.getMessage().lstrip().startswith(_NOTICES)
+
+
+def quieten() -> None:
+    """Filters the process's logging and warnings; meant to be called before Lightning is imported."""
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning 2.6 calls what version 5 will drop
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
+        logging.getLogger(name).addFilter(_wanted)
+    logging.getLogger("lightning.fabric.utilities.seed").addFilter(_wanted)
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # torch ≥ 2.14, in Lightning
+    # The loaders here begin where the Trainer's counters say, without a state of their own.
+    warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # on resuming
+    warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
