@@ -25,7 +25,7 @@ COMMANDS = {
 def help_text(program: str) -> str:
     width = max(map(len, COMMANDS))
     commands = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
-    return f"""usage: {program} COMMAND [--config FILE.yaml] [--model.KEY VALUE] [--data.KEY VALUE] [--trainer.KEY VALUE]
+    return f"""usage: {program} COMMAND [--config FILE] [--model.KEY VALUE] [--data.KEY VALUE] [--trainer.KEY VALUE]
 
 {commands}
 

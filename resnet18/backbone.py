@@ -50,8 +50,8 @@ class ResNet(nn.Module):
     Args:
         num_classes: Width of the last layer.
         in_channels: Channels of the input: 3 for colour, 1 for grey.
-        stem: ``imagenet``, the paper's 7×7 stride-2 convolution and max-pool; or ``cifar``, one 3×3 stride-1 convolution,
-            which keeps the 32×32 (or smaller) images of the paper's section 4.2 from shrinking to a point at once.
+        stem: ``imagenet``, the paper's 7×7 stride-2 convolution and max-pool; or ``cifar``, the 3×3 convolution of its
+            section 4.2, which keeps images of 32×32 pixels and less from shrinking to a point at once.
         zero_init_residual: Start every residual branch at zero, so that the network starts as a shallow one.
         width: Channels of the first stage; the four stages have 1, 2, 4 and 8 times as many.
 

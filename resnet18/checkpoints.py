@@ -4,6 +4,7 @@ Everything is read with ``weights_only=True``: tensors and plain values. A run i
 (``runs/digits/latest``) or a checkpoint file.
 """
 
+import difflib
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -75,5 +76,6 @@ def _first_line(error: BaseException) -> str:
 
 
 def _neighbours(place: Path) -> str:
-    runs = sorted(path.name for path in place.parent.iterdir() if path.is_dir()) if place.parent.is_dir() else []
-    return f"; {place.parent} holds {', '.join(runs[-5:])}" if runs else ""
+    siblings = [path.name for path in place.parent.iterdir()] if place.parent.is_dir() else []
+    near = difflib.get_close_matches(place.name, siblings, n=1)
+    return f"; did you mean {place.with_name(near[0])}?" if near else ""

@@ -48,10 +48,8 @@ def refuse_foreign_code(config: Any, where: str) -> None:
     for key, value in _callables(config, ""):
         if not _allowed(value):
             name = f"{getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', value)}"
-            raise RunError(
-                f"{where}: {key} names {name}, which is not a model, optimizer, schedule, data source, logger or callback; "
-                "it was not called"
-            )
+            kinds = "a model, optimizer, schedule, data source, logger or callback"
+            raise RunError(f"{where}: {key} names {name}, which is not {kinds}; it was not called")
 
 
 def _allowed(value: Any) -> bool:

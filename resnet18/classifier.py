@@ -29,9 +29,13 @@ from torchmetrics.classification import MulticlassAccuracy
 from resnet18.checkpoints import CONFIG_KEY, read_checkpoint
 from resnet18.class_paths import refuse_foreign_code
 from resnet18.errors import RunError
+from resnet18.position import at_log_point
 
 OptimizerCallable = Callable[[Iterable], Optimizer]
 ScheduleCallable = Callable[[Optimizer], LRScheduler]
+
+
+VALIDATION_METRICS = ("val/loss", "val/top1", "val/top5")
 
 
 class Prediction(NamedTuple):
@@ -147,7 +151,7 @@ class Classifier(LightningModule):
         loss = F.cross_entropy(self(images), labels, label_smoothing=self.label_smoothing)
         self._loss_sum = self._loss_sum + loss.detach()
         self._loss_count += 1
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:
+        if at_log_point(self.trainer, self.global_step + 1):
             rate = self.trainer.optimizers[0].param_groups[0]["lr"]
             self.log_dict({"train/loss": self._loss_sum / self._loss_count, "lr": rate}, batch_size=len(labels))
             self._loss_sum, self._loss_count = 0.0, 0
@@ -175,7 +179,8 @@ class Classifier(LightningModule):
         # Metric objects, not their values: Lightning then resets them, and knows that they agree on every rank.
         # NaN logits would score like a plausible accuracy; the loss tells.
         if not torch.isfinite(loss.compute()):
-            raise RunError(f"{stage}/loss is {loss.compute().item()} in epoch {self.current_epoch}: the weights diverged")
+            value, epoch = loss.compute().item(), self.current_epoch + 1
+            raise RunError(f"{stage}/loss is {value} in epoch {epoch}: the training diverged")
         self.log(f"{stage}/loss", loss)
         self.log_dict({f"{stage}/{name}": metric for name, metric in accuracy.items(keep_base=True)})
 
@@ -185,12 +190,10 @@ class Classifier(LightningModule):
         return Prediction(positions, classes, probabilities)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
-        if optimizer.defaults.get("weight_decay"):
-            optimizer = self.optimizer(decay_groups(self))
+        optimizer = self.make_optimizer()
         if self.schedule is None:
             return optimizer
-        scheduler = self._scheduler(optimizer)
+        scheduler = self.make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
         interval = self.schedule_interval or getattr(scheduler, "interval", None)
         if interval is None:
             interval = "step" if isinstance(scheduler, OneCycleLR | CyclicLR) else "epoch"
@@ -199,15 +202,23 @@ class Classifier(LightningModule):
             settings["monitor"] = "val/loss"
         return {"optimizer": optimizer, "lr_scheduler": settings}
 
-    def _scheduler(self, optimizer: Optimizer) -> LRScheduler:
-        assert self.schedule is not None
+    def make_optimizer(self) -> Optimizer:
+        """The optimizer over the trainable parameters, with weight decay kept off norm layers and biases."""
+        optimizer = self.optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
+        return self.optimizer(decay_groups(self)) if optimizer.defaults.get("weight_decay") else optimizer
+
+    def make_schedule(self, optimizer: Optimizer, total_steps: int) -> LRScheduler | None:
+        """The schedule over an optimizer, for a run of so many optimizer steps."""
+        if self.schedule is None:
+            return None
         given: dict[str, Any] = {}
         made: Any = self.schedule
         if isinstance(made, partial):
             # Python code hands over partial(class, …), the command line partial(instantiator, class, …).
             given, made = made.keywords, next(part for part in (*made.args, made.func) if isinstance(part, type))
         if "total_steps" in inspect.signature(made).parameters and given.get("total_steps") is None:
-            return partial(self.schedule, total_steps=int(self.trainer.estimated_stepping_batches))(optimizer)
+            given_length: Callable[..., LRScheduler] = self.schedule
+            return given_length(optimizer, total_steps=total_steps)
         return self.schedule(optimizer)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -51,7 +51,10 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = {"step": str(step if step is not None else ""), **{name: f"{value:.6g}" for name, value in metrics.items()}}
+        row = {
+            "step": str(step if step is not None else ""),
+            **{name: f"{value:.6g}" for name, value in metrics.items()},
+        }
         if "epoch" in metrics:
             row["epoch"] = str(int(metrics["epoch"]))
         self._rows.append(row)

@@ -54,7 +54,7 @@ def create_run(directory: Path, config: dict[str, Any], provenance: dict[str, An
         raise UsageError(f"run_dir: {directory} is not empty; --ckpt_path {directory} goes on with the run in it")
     try:
         (directory / FOLDER).mkdir(parents=True)
-        (directory / CONFIG).write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        write_config(directory, config)
         (directory / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
         if link:
             # Made under another name and renamed: a reader finds the old run or the new one, never none.
@@ -63,6 +63,13 @@ def create_run(directory: Path, config: dict[str, Any], provenance: dict[str, An
             partial.replace(directory.with_name(LATEST))
     except OSError as error:
         raise RunError(f"run_dir: {directory} can't be written: {error.strerror}") from None
+
+
+def write_config(directory: Path, config: dict[str, Any]) -> None:
+    """Writes a run's ``config.yaml``, whole or not at all."""
+    partial = directory / f".{CONFIG}"
+    partial.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    partial.replace(directory / CONFIG)
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,9 @@ class WarmupCosine(StepSchedule):
         final: Factor at the end.
     """
 
-    def __init__(self, optimizer: Optimizer, total_steps: int | None = None, warmup: float = 0.05, final: float = 0.0) -> None:
+    def __init__(
+        self, optimizer: Optimizer, total_steps: int | None = None, warmup: float = 0.05, final: float = 0.0
+    ) -> None:
         _check_share("warmup", warmup)
 
         def shape(done: float) -> float:
@@ -64,7 +66,12 @@ class Triangular(StepSchedule):
     """
 
     def __init__(
-        self, optimizer: Optimizer, total_steps: int | None = None, peak: float = 0.2, initial: float = 0.0, final: float = 0.0
+        self,
+        optimizer: Optimizer,
+        total_steps: int | None = None,
+        peak: float = 0.2,
+        initial: float = 0.0,
+        final: float = 0.0,
     ) -> None:
         _check_share("peak", peak)
 
@@ -90,7 +97,12 @@ class OneCycle(StepSchedule):
     """
 
     def __init__(
-        self, optimizer: Optimizer, total_steps: int | None = None, peak: float = 0.3, initial: float = 0.04, final: float = 0.0
+        self,
+        optimizer: Optimizer,
+        total_steps: int | None = None,
+        peak: float = 0.3,
+        initial: float = 0.04,
+        final: float = 0.0,
     ) -> None:
         _check_share("peak", peak)
 

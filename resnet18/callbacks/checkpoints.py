@@ -13,17 +13,24 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 
 from resnet18.checkpoints import BEST, LAST
+from resnet18.classifier import VALIDATION_METRICS
+from resnet18.position import at_last_batch, at_log_point
 
 
 class BestCheckpoint(ModelCheckpoint):
     """Keeps the weights of the epoch that validated best, without the optimizer's state.
 
     Args:
-        monitor: A logged validation metric.
+        monitor: One of the validation metrics.
         mode: Whether more of it is better (``max``) or less (``min``).
+
+    Raises:
+        ValueError: For another metric; one of the test images' would choose by them.
     """
 
     def __init__(self, monitor: str = "val/top1", mode: Literal["max", "min"] = "max") -> None:
+        if monitor not in VALIDATION_METRICS:
+            raise ValueError(f"monitor must be one of {', '.join(VALIDATION_METRICS)}, not {monitor}")
         super().__init__(
             filename=Path(BEST).stem,
             monitor=monitor,
@@ -64,13 +71,13 @@ class LastCheckpoint(Checkpoint):
         step = trainer.global_step
         if self.every_n_steps and step % self.every_n_steps == 0 and step != self._saved_step:
             self._due = True
-        if self.interval and step % trainer.log_every_n_steps == 0:
+        if self.interval and at_log_point(trainer, step):
             # Clocks differ between ranks, so rank 0 decides; asking at log points only keeps the question cheap.
             elapsed = time.monotonic() - self._saved_at > self.interval
             self._due |= bool(trainer.strategy.broadcast(elapsed)) if trainer.world_size > 1 else elapsed
         # A save that falls due on an epoch's last batch waits for the validation that follows: Lightning would resume
         # from before it and skip it.
-        if self._due and not trainer.fit_loop.epoch_loop._num_ready_batches_reached():
+        if self._due and not at_last_batch(trainer):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

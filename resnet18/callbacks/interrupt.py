@@ -12,6 +12,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from resnet18.callbacks.checkpoints import LastCheckpoint
+from resnet18.position import at_last_batch
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -54,7 +55,7 @@ class GracefulStop(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # The last batch of an epoch waits for its validation, as LastCheckpoint does.
-        if not trainer.fit_loop.epoch_loop._num_ready_batches_reached():
+        if not at_last_batch(trainer):
             self._stop_if_asked(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from resnet18.callbacks.throughput import Throughput
+from resnet18.position import at_log_point, batches_done
 
 REDRAW_S = 0.1
 
@@ -91,10 +92,9 @@ class EpochLines(ProgressBar):
     ) -> None:
         if self._bar is None:
             return
-        if trainer.global_step % trainer.log_every_n_steps == 0:
+        if at_log_point(trainer, trainer.global_step):
             self._text = self._numbers(trainer)
-        done = trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        self._draw(done, f"epoch {trainer.current_epoch + 1}/{_last_epoch(trainer)}", self._text)
+        self._draw(batches_done(trainer), f"epoch {trainer.current_epoch + 1}/{_last_epoch(trainer)}", self._text)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         last = _last_epoch(trainer)
@@ -110,8 +110,16 @@ class EpochLines(ProgressBar):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._open(sum(trainer.num_test_batches))
 
-    def on_test_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        self._draw(trainer._evaluation_loop.batch_progress.current.processed, "test")
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._draw(batch_idx + 1, "test")
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()
@@ -119,8 +127,16 @@ class EpochLines(ProgressBar):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._open(sum(trainer.num_predict_batches))
 
-    def on_predict_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        self._draw(trainer.predict_loop.batch_progress.current.processed, "predict")
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._draw(batch_idx + 1, "predict")
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()

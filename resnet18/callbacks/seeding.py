@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from resnet18.position import batches_done
 from resnet18.randomness import mix
 
 _STEP = 3  # another stream than those of the loaders
@@ -19,5 +20,4 @@ class StepSeeding(Callback):
         self.seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        step = trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        torch.manual_seed(mix(self.seed, _STEP, step, trainer.global_rank))
+        torch.manual_seed(mix(self.seed, _STEP, batches_done(trainer), trainer.global_rank))

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from resnet18.position import at_log_point
+
 
 class Throughput(Callback):
     def __init__(self) -> None:
@@ -33,7 +35,7 @@ class Throughput(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._images += len(batch[1])
-        if trainer.global_step % trainer.log_every_n_steps == 0 and self._images:
+        if at_log_point(trainer, trainer.global_step) and self._images:
             if pl_module.device.type != "cpu":
                 torch.accelerator.synchronize(pl_module.device)
             self.images_per_s = self._images * trainer.world_size / (time.perf_counter() - self._since)

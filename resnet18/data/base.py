@@ -14,6 +14,8 @@ from torch import Tensor
 
 from resnet18.data.resident import EvaluationLoader, Pixels, Position, TrainLoader
 from resnet18.data.splits import fingerprint, stratified_split
+from resnet18.errors import RunError
+from resnet18.position import batches_done
 
 Part = Literal["train", "test"]
 
@@ -110,6 +112,8 @@ class ImageDataModule(LightningDataModule, ABC):
             train, val = self._cut(pixels.labels)
             self.val = Pixels(pixels.images[val], pixels.labels[val])
             self.train = Pixels(pixels.images[train], pixels.labels[train])
+            if len(train) < self.batch_size:
+                raise ValueError(f"batch_size is {self.batch_size}, but there are {len(train)} images to train on")
         elif stage in ("test", "predict") and self.test is None:
             self.test = self.load("test")
 
@@ -148,13 +152,20 @@ class ImageDataModule(LightningDataModule, ABC):
         return _Place(self.trainer.strategy.root_device, self.trainer.global_rank, self.trainer.world_size)
 
     def _position(self) -> Position:
-        # A pass begins where the Trainer's own count of trained batches says, which a checkpoint restores. `processed`
-        # and not `ready`: the latter already counts the batch that an interrupt cut short.
-        trainer = self.trainer
-        assert trainer is not None
-        done = trainer.fit_loop.epoch_loop.batch_progress.total.processed
-        return Position(*divmod(done, int(trainer.num_training_batches)))
+        # A pass begins where the Trainer's own count of batches says.
+        assert self.trainer is not None
+        return Position(*divmod(batches_done(self.trainer), int(self.trainer.num_training_batches)))
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the data, to be compared with the data it is later used on."""
         return {"split_hash": self.split_hash, "class_names": list(self.class_names)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Compares the data with those that a checkpoint was trained on.
+
+        Raises:
+            RunError: Where the split or the classes differ: its scores would mean something else.
+        """
+        for name, now in self.state_dict().items():
+            if name in state_dict and state_dict[name] != now:
+                raise RunError(f"data: the checkpoint's {name} is {state_dict[name]}, that of these data {now}")

@@ -77,7 +77,7 @@ class Digits(ImageDataModule):
             raise RunError(f"data.root: {path} can't be read: {error}") from None
         if values.ndim != 2 or values.shape[1] != 65:
             raise RunError(f"data.root: {path} should have 65 values a line, not the shape {values.shape}")
-        if not (0 <= values[:, :-1].min() and values[:, :-1].max() <= 16 and set(values[:, -1]) == set(range(10))):
+        if not (values[:, :-1].min() >= 0 and values[:, :-1].max() <= 16 and set(values[:, -1]) == set(range(10))):
             raise RunError(f"data.root: {path} should hold pixels from 0 to 16 and the classes 0 to 9")
         return values
 

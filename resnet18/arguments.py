@@ -1,0 +1,195 @@
+"""What a command is given: configurations, checkpoints and options, read, merged and compared.
+
+Files come first to last, then what is typed; below them lies the configuration of the checkpoint, if one is named.
+"""
+
+import itertools
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import rank_zero_only
+
+from resnet18.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from resnet18.checkpoints import BEST, LAST, find_checkpoint, read_checkpoint, run_directory
+from resnet18.class_paths import refuse_foreign_code
+from resnet18.classifier import Classifier
+from resnet18.data.base import ImageDataModule
+from resnet18.errors import RunError, UsageError
+from resnet18.parser import KeyedError, Parser, explain, leaves, read_yaml, shown
+from resnet18.runs import stored_config
+
+MAY_CHANGE = ("data.init_args.root", "data.init_args.eval_batch_size")  # on resuming: they change no weight
+TRAINER_DEFAULTS = {
+    "logger": {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"project": "resnet18"}},
+    "use_distributed_sampler": False,  # the loaders shard themselves, without padding
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+}
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """A line for whoever started the command."""
+    print(text, flush=True)
+
+
+class Arguments(LightningCLI):
+    """A command's arguments, parsed; subclassed by :class:`resnet18.cli.Program`, which makes and runs what they say.
+
+    Args:
+        command: ``fit``, ``validate``, ``test`` or ``predict``.
+        arguments: What follows it on the command line.
+
+    Raises:
+        UsageError: For what is wrong with them.
+        RunError: For what is wrong with the files they name.
+    """
+
+    def __init__(self, command: str, arguments: list[str]) -> None:
+        self.command, self.arguments = command, arguments
+        self.config_paths = [Path(value) for value in _values(arguments, "--config", "-c")]
+        contents = [read_yaml(path) for path in self.config_paths]
+        places = [content["ckpt_path"] for content in contents if content.get("ckpt_path")]
+        places += _values(arguments, "--ckpt_path")
+        self.checkpoint_path: Path | None = None
+        self.checkpoint: dict[str, Any] = {}
+        self.stored: dict[str, Any] | None = None
+        if places:
+            self.checkpoint_path = find_checkpoint(places[-1], (LAST, BEST) if command == "fit" else (BEST, LAST))
+            self.checkpoint = read_checkpoint(self.checkpoint_path)
+            self.stored = self._usable(stored_config(self.checkpoint, self.checkpoint_path))
+            arguments = [f"--config={yaml.safe_dump(self.stored)}", *arguments]
+        elif command != "fit" and not {"-h", "--help", "--print_config"} & set(arguments):
+            raise UsageError(f"{command} needs trained weights: lightning {command} --ckpt_path RUN_OR_CHECKPOINT")
+        super().__init__(
+            Classifier,
+            ImageDataModule,
+            subclass_mode_data=True,
+            save_config_callback=None,
+            seed_everything_default=1,
+            trainer_defaults=dict(TRAINER_DEFAULTS),
+            parser_class=Parser,
+            parser_kwargs={"prog": f"lightning {command}", "description": None},
+            auto_configure_optimizers=False,
+            args=arguments,
+            run=False,
+        )
+
+    def _usable(self, stored: dict[str, Any]) -> dict[str, Any]:
+        if self.command == "fit":
+            return stored
+        usable = {key: stored[key] for key in ("seed_everything", "model", "data", "trainer") if key in stored}
+        usable["trainer"]["logger"] = False
+        return usable
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        for name in ("num_classes", "mean", "std", "class_names", "input_size"):
+            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+        parser.link_arguments("data.num_classes", "model.backbone.init_args.num_classes", apply_on="instantiate")
+        parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_whole_number)
+        path_help = "A run's directory or a checkpoint file: "
+        if self.command == "fit":
+            parser.add_lightning_class_args(BestCheckpoint, "best")
+            parser.add_lightning_class_args(LastCheckpoint, "last")
+            parser.add_argument(
+                "--experiment", type=str | None, help="Name of the folder of its runs; else the first config's."
+            )
+            parser.add_argument(
+                "--run_dir", type=str | None, help="Directory of this run; else runs/EXPERIMENT/RUN_ID."
+            )
+            parser.add_argument("--ckpt_path", type=str | None, help=path_help + "go on with that run.")
+            parser.add_argument(
+                "--init_from",
+                type=str | None,
+                help="Start from the weights of a run, a checkpoint, a .pth file, or torchvision's by name.",
+            )
+        else:
+            parser.add_argument("--ckpt_path", type=str | None, help=path_help + "the weights, the model and the data.")
+        if self.command == "predict":
+            parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        try:
+            self.config = parser.parse_args(args)
+        except KeyedError as error:
+            raise UsageError(f"{self._culprit(error.key)}{error}") from None
+        try:
+            refuse_foreign_code(self.config, self._source())
+        except RunError as error:
+            raise error if self.checkpoint_path else UsageError(str(error)) from None
+        for key, value in leaves(self.config):
+            if key.endswith("monitor") and str(value).startswith("test/"):
+                raise UsageError(f"{key}: {value} would choose by the test images; monitor a val/ metric")
+        if self.stored is not None:
+            self._compare(parser.parse_object(self.stored))
+
+    def _source(self) -> str:
+        names = [str(path) for path in (*self.config_paths, self.checkpoint_path) if path is not None]
+        return ", ".join(names) or "the command line"
+
+    def _culprit(self, key: str) -> str:
+        """The configuration file that a key comes from, as the start of a sentence; nothing for the command line."""
+        key = shown(key)
+        options = [shown(argument.partition("=")[0].lstrip("-")) for argument in self.arguments]
+        if not key or any(option == key or (option and key.startswith(f"{option}.")) for option in options):
+            return ""
+        for path in reversed(self.config_paths):
+            for leaf, _ in leaves(read_yaml(path)):
+                if f"{shown(leaf)}.".startswith(f"{key}."):
+                    return f"{path}: "
+        return ""
+
+    def _blame(self, error: Exception) -> UsageError:
+        """An error that a value met when it was used, with the key that the message is about and its file."""
+        told = explain(str(error), ())
+        words = re.findall(r"\w+", str(told))
+        named = {
+            words.index(key.rpartition(".")[2]): key
+            for key, _ in leaves(self.config)
+            if key.rpartition(".")[2] in words and key.startswith(("model.", "data.", "trainer.", "last.", "best."))
+        }
+        key = named[min(named)] if named else ""
+        return UsageError(f"{self._culprit(key)}{f'{shown(key)}: ' if key else ''}{told}")
+
+    def _compare(self, stored: Namespace) -> None:
+        before, now = dict(leaves(stored)), dict(leaves(self.config))
+        changed = [
+            f"{shown(key)}: {before.get(key)} → {now.get(key)}"
+            for key in dict.fromkeys([*before, *now])
+            if key.startswith(("seed_everything", "model.", "data.", "trainer."))
+            and before.get(key) != now.get(key)
+            and key not in MAY_CHANGE
+        ]
+        frozen = ("model.",) if self.command != "fit" else ("seed_everything", "model.", "data.")
+        refused = [change for change in changed if change.startswith(frozen)]
+        if refused and self.command == "fit":
+            raise UsageError(
+                "resuming keeps a run's hyper-parameters, for the optimizer's state would bring the old ones back; "
+                f"changed: {'; '.join(refused[:3])}. For a new run from its weights: --init_from {self._run_name()}"
+            )
+        if refused:
+            raise UsageError(f"the model comes from the checkpoint; changed: {'; '.join(refused[:3])}")
+        for change in changed:
+            say(f"given here, not as stored: {change}")
+
+    def _run_name(self) -> str:
+        assert self.checkpoint_path is not None
+        return str(run_directory(self.checkpoint_path) or self.checkpoint_path)
+
+
+def _whole_number(seed: Any) -> int:
+    if isinstance(seed, bool):
+        raise ValueError("seed_everything must be a whole number: a run is repeated by its seed")
+    return seed
+
+
+def _values(arguments: list[str], *names: str) -> list[str]:
+    """What an option was given, each time it was: `--name value` and `--name=value`."""
+    joined = [
+        value for name, found, value in (argument.partition("=") for argument in arguments) if found and name in names
+    ]
+    return joined + [value for name, value in itertools.pairwise(arguments) if name in names]
