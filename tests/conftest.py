@@ -1,0 +1,82 @@
+"""One small run, trained once by the real program and shared by the tests; and ways to call that program."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+# Before anything imports W&B or Lightning: tests neither ask nor reach for a network.
+os.environ.update(WANDB_MODE="offline", WANDB_ERROR_REPORTING="false", WANDB_SILENT="true")
+for name in ("WANDB_API_KEY", "WANDB_PROJECT", "PL_GLOBAL_SEED"):
+    os.environ.pop(name, None)
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "configs" / "digits.yaml"
+SMALL = ("--model.backbone.width", "8", "--trainer.precision", "32-true")
+"""Overrides that make the main configuration a matter of a second an epoch."""
+
+
+@dataclass
+class Done:
+    """What a command gave: its exit status and what it wrote to both streams."""
+
+    status: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def lightning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Callable[..., Done]:
+    """Calls the program's ``main`` in this process, in an empty directory."""
+    from resnet18.__main__ import main
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["lightning"])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+    def call(*arguments: object) -> Done:
+        capfd.readouterr()
+        status = main([str(argument) for argument in arguments])
+        out, err = capfd.readouterr()
+        return Done(status, out, err)
+
+    return call
+
+
+def start(
+    arguments: Sequence[object], cwd: Path, program: Sequence[str] = (), **environment: str
+) -> subprocess.Popen[str]:
+    """Starts the program as a process of its own."""
+    program = program or (sys.executable, "-m", "resnet18")
+    return subprocess.Popen(
+        [*program, *map(str, arguments)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The directory of a small network's run on the digits, 3 epochs, made by ``lightning fit`` in this process."""
+    from resnet18.__main__ import main
+
+    place = tmp_path_factory.mktemp("trained")
+    before, argv = Path.cwd(), sys.argv
+    os.chdir(place)
+    sys.argv = ["lightning"]
+    try:
+        assert main(["fit", "--config", str(CONFIG), *SMALL, "--trainer.max_epochs", "3"]) == 0
+    finally:
+        os.chdir(before)
+        sys.argv = argv
+    yield (place / "runs" / "digits" / "latest").resolve()
