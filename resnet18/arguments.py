@@ -3,6 +3,7 @@
 Files come first to last, then what is typed; below them lies the configuration of the checkpoint, if one is named.
 """
 
+import argparse
 import itertools
 import re
 from pathlib import Path
@@ -19,9 +20,11 @@ from resnet18.class_paths import refuse_foreign_code
 from resnet18.classifier import Classifier
 from resnet18.data.base import ImageDataModule
 from resnet18.errors import RunError, UsageError
-from resnet18.parser import KeyedError, Parser, explain, leaves, read_yaml, shown
+from resnet18.parser import KeyedError, Parser, explain, hint, leaves, read_yaml, shown
 from resnet18.runs import stored_config
 
+FIT_ONLY = ("best", "last", "experiment", "init_from", "run_dir")
+GROUPS = ("seed_everything", "model", "data", "trainer", "ckpt_path", "output", *FIT_ONLY)
 MAY_CHANGE = ("data.init_args.root", "data.init_args.eval_batch_size")  # on resuming: they change no weight
 TRAINER_DEFAULTS = {
     "logger": {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"project": "resnet18"}},
@@ -53,6 +56,10 @@ class Arguments(LightningCLI):
         self.command, self.arguments = command, arguments
         self.config_paths = [Path(value) for value in _values(arguments, "--config", "-c")]
         contents = [read_yaml(path) for path in self.config_paths]
+        for path, content in zip(self.config_paths, contents, strict=True):
+            for key in content:
+                if key not in GROUPS:
+                    raise UsageError(f"{path}: {key}: there is no such key{hint(str(key), GROUPS)}")
         places = [content["ckpt_path"] for content in contents if content.get("ckpt_path")]
         places += _values(arguments, "--ckpt_path")
         self.checkpoint_path: Path | None = None
@@ -109,6 +116,8 @@ class Arguments(LightningCLI):
             )
         else:
             parser.add_argument("--ckpt_path", type=str | None, help=path_help + "the weights, the model and the data.")
+            for name in FIT_ONLY:  # a run's config.yaml has them, and every command reads it
+                parser.add_argument(f"--{name}", type=Any, help=argparse.SUPPRESS)
         if self.command == "predict":
             parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
 
@@ -123,7 +132,9 @@ class Arguments(LightningCLI):
             raise error if self.checkpoint_path else UsageError(str(error)) from None
         for key, value in leaves(self.config):
             if key.endswith("monitor") and str(value).startswith("test/"):
-                raise UsageError(f"{key}: {value} would choose by the test images; monitor a val/ metric")
+                raise UsageError(
+                    f"{self._culprit(key)}{key}: {value} would choose by the test images; monitor a val/ metric"
+                )
         if self.stored is not None:
             self._compare(parser.parse_object(self.stored))
 
@@ -164,6 +175,8 @@ class Arguments(LightningCLI):
             and before.get(key) != now.get(key)
             and key not in MAY_CHANGE
         ]
+        if self.command != "fit":
+            changed = [change for change in changed if not change.startswith(("trainer.logger", "trainer.callbacks"))]
         frozen = ("model.",) if self.command != "fit" else ("seed_everything", "model.", "data.")
         refused = [change for change in changed if change.startswith(frozen)]
         if refused and self.command == "fit":

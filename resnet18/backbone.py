@@ -106,6 +106,10 @@ class ResNet(nn.Module):
                 if isinstance(module, BasicBlock):
                     nn.init.zeros_(module.bn2.weight)
 
+    def __repr__(self) -> str:
+        # torch 2.13 and newer print one word more for every norm layer; the structure reads the same on all.
+        return super().__repr__().replace("affine=True, bias=True", "affine=True")
+
     @staticmethod
     def _stage(inplanes: int, planes: int, stride: int) -> nn.Sequential:
         downsample = None

@@ -69,7 +69,7 @@ def _callables(config: Any, key: str) -> Iterator[tuple[str, Any]]:
         for name, value in config.items():
             inner = f"{key}.{name}".lstrip(".")
             if name == "class_path" and isinstance(value, str):
-                yield inner, _imported(value)
+                yield inner, import_object(value)
             else:
                 yield from _callables(value, inner)
     elif isinstance(config, list | tuple):
@@ -81,8 +81,8 @@ def _callables(config: Any, key: str) -> Iterator[tuple[str, Any]]:
         yield key, config
 
 
-def _imported(path: str) -> Any:
-    # Resolved as jsonargparse does; it has imported the module by now, or refused to.
+def import_object(path: str) -> Any:
+    """What a class path names, once jsonargparse has imported its module (or refused to: then None)."""
     value: Any = None
     parts = path.split(".")
     for length in range(len(parts) - 1, 0, -1):

@@ -13,6 +13,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal, NamedTuple, Self
 
 import torch
@@ -255,7 +256,7 @@ class Classifier(LightningModule):
         try:
             config = parser.parse_object({"model": described})
         except ArgumentError as error:
-            raise RunError(f"{path} does not describe its model: {str(error).splitlines()[0]}") from None
+            raise RunError(f"{path} does not describe its model: {shorten(str(error), 300)}") from None
         refuse_foreign_code(config, str(path))
         model = cls(**vars(parser.instantiate(config).model), **kwargs)
         model.hparams.update(described)

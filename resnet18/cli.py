@@ -4,13 +4,14 @@ A LightningCLI with one directory a run, configurations that come back from chec
 :mod:`resnet18.__main__` is what the scripts call; it answers ``--help`` without importing any of this.
 """
 
+import inspect
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import WandbLogger
@@ -24,8 +25,11 @@ from resnet18.callbacks.progress import EpochLines
 from resnet18.callbacks.seeding import StepSeeding
 from resnet18.callbacks.throughput import Throughput
 from resnet18.checkpoints import FOLDER, LAST, run_directory
+from resnet18.class_paths import import_object
+from resnet18.data.base import ImageDataModule
 from resnet18.errors import RunError, UsageError
 from resnet18.loggers import MetricsFile, start_wandb, wandb_without_questions
+from resnet18.parser import parameter_names
 from resnet18.position import is_dry_run
 from resnet18.provenance import provenance, versions
 from resnet18.runs import LATEST, METRICS, create_run, new_run_id, read_metrics, write_config
@@ -43,6 +47,7 @@ class Program(Arguments):
     def before_instantiate_classes(self) -> None:
         dumped = self.parser.dump(self.config, skip_link_targets=True, skip_unset=False)
         config = yaml.safe_load(dumped)
+        self._hand_over_num_classes()
         if self.command != "fit":
             return
         self.resumed = run_directory(self.checkpoint_path) if self.checkpoint_path else None
@@ -59,6 +64,28 @@ class Program(Arguments):
             "experiment": self.experiment
         }
         self._name_loggers()
+
+    def _hand_over_num_classes(self) -> None:
+        """Sees to it that the backbone learns the number of classes where jsonargparse's link would drop it in silence.
+
+        That is where a function hides its parameters in ``**kwargs``, as most of torchvision's models do.
+        """
+        backbone = self.config.model.backbone
+        if not isinstance(backbone, Namespace):
+            return
+        made = import_object(backbone.class_path)
+        if "num_classes" in parameter_names(made):
+            return
+        kinds = [parameter.kind for parameter in inspect.signature(made).parameters.values()]
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            raise UsageError(
+                f"{self._culprit('model.backbone')}model.backbone: {backbone.class_path} takes no num_classes, "
+                "and so can't be told how many the data have"
+            )
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(ImageDataModule, "data")
+        data = parser.instantiate(Namespace(data=self.config.data)).data
+        backbone["dict_kwargs"] = {**(backbone.get("dict_kwargs") or {}), "num_classes": data.num_classes}
 
     def _experiment(self) -> str:
         if self.config_paths:

@@ -15,7 +15,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
-from resnet18.class_paths import KINDS
+from resnet18.class_paths import KINDS, import_object
 from resnet18.errors import UsageError
 
 _WIDTH = 240
@@ -35,6 +35,11 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)  # or `--trainer.max_epoch 3` is taken, in silence, for max_epochs
         super().__init__(*args, **kwargs)
+
+    def add_function_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
+        # jsonargparse 4.53 hands a function the links of a class, which it then does not take.
+        kwargs.pop("linked_targets", None)
+        return super().add_function_arguments(*args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser within the parser: the outer one reports
@@ -59,11 +64,11 @@ def explain(message: str, options: Iterable[str]) -> KeyedError:
     key = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
         name = f"{found[1]}.{found[2]}"
-        return KeyedError(name, "there is no such key" + _hint(name, options))
+        return KeyedError(name, "there is no such key" + hint(name, options))
     if found := re.search(r"unrecognized arguments: -*([^\s=]+)", message):
-        return KeyedError("", f"there is no option {found[1]}" + _hint(found[1], options))
+        return KeyedError("", f"there is no option {found[1]}" + hint(found[1], options))
     if found := re.search(r"does not accept option '([\w.]+)'", message):
-        return KeyedError(found[1], "there is no such key" + _hint(found[1], options))
+        return KeyedError(found[1], "there is no such key" + hint(found[1], options))
     if found := re.search(r"Option '([\w.]+)' is not accepted", message):
         path = re.search(r"class_path[ =]'([\w.]+)'", message)
         name = f"{key}.{found[1]}" if key else found[1]
@@ -73,9 +78,7 @@ def explain(message: str, options: Iterable[str]) -> KeyedError:
     if found := re.search(r"Importing '([\w.]+)' is not allowed", message):
         return KeyedError(key, f"{found[1]} is not a model, optimizer, schedule, data source, logger or callback")
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
-        return KeyedError(
-            key, f"{found[1]} has no {found[2]}" + _hint(found[2], dir(importlib.import_module(found[1])))
-        )
+        return KeyedError(key, f"{found[1]} has no {found[2]}" + hint(found[2], dir(importlib.import_module(found[1]))))
     if found := re.search(r"No module named '([\w.]+)'", message):
         return KeyedError(key, f"there is no module {found[1]}")
     if found := re.search(r"arguments are required: (.+)", message):
@@ -85,9 +88,9 @@ def explain(message: str, options: Iterable[str]) -> KeyedError:
     value = _given_value(message)
     if expected and value is not None:
         choices = [choice.strip(" '") for text in expected for choice in text.split(",")]
-        return KeyedError(key, f"expected {' or '.join(expected)}, not {value!r}" + _hint(value, choices))
+        return KeyedError(key, f"expected {' or '.join(expected)}, not {value!r}" + hint(value, choices))
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
-        return KeyedError(key, f"there is no class {found[1]}" + _hint(found[1], _class_names()))
+        return KeyedError(key, f"there is no class {found[1]}" + hint(found[1], _class_names()))
     return KeyedError(key, _innermost(message))
 
 
@@ -102,7 +105,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return by_ending[close[0]] if close else None
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
+def hint(name: str, known: Iterable[str]) -> str:
+    """The nearest known name as the end of a sentence."""
     near = nearest(name, known)
     return f"; did you mean {near}?" if near and near != name else ""
 
@@ -110,10 +114,15 @@ def _hint(name: str, known: Iterable[str]) -> str:
 def _unknown_argument(name: str, class_path: str | None) -> str:
     if class_path is None:
         return "there is no such key"
-    module, _, class_name = class_path.rpartition(".")
+    names = parameter_names(import_object(class_path))
+    return f"{class_path.rpartition('.')[2]} takes no {name}" + hint(name, names)
+
+
+def parameter_names(made: Any) -> list[str]:
+    """The parameters of a class or function that a configuration can give, those behind ``**kwargs`` included."""
     parser = ArgumentParser(exit_on_error=False)
-    names = parser.add_class_arguments(getattr(importlib.import_module(module), class_name), fail_untyped=False)
-    return f"{class_name} takes no {name}" + _hint(name, names)
+    add = parser.add_class_arguments if isinstance(made, type) else parser.add_function_arguments
+    return add(made, fail_untyped=False)
 
 
 def _expected(message: str) -> Iterator[str]:
@@ -177,7 +186,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         siblings = [str(other) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise UsageError(f"there is no {path}{_hint(str(path), siblings)}") from None
+        raise UsageError(f"there is no {path}{hint(str(path), siblings)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"{path} can't be read: {error}") from None
     except yaml.YAMLError as error:

@@ -17,6 +17,7 @@ import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import yaml
@@ -103,7 +104,7 @@ class Run:
         try:
             parsed = parser.parse_object({"data": config["data"]})
         except ArgumentError as error:
-            raise RunError(f"{self.checkpoint_path}: {str(error).splitlines()[0]}") from None
+            raise RunError(f"{self.checkpoint_path}: {shorten(str(error), 300)}") from None
         refuse_foreign_code(parsed, str(self.checkpoint_path))
         return parser.instantiate(parsed).data
 

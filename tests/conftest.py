@@ -1,9 +1,10 @@
 """One small run, trained once by the real program and shared by the tests; and ways to call that program."""
 
+import logging
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,10 @@ def lightning(
 
     def call(*arguments: object) -> Done:
         capfd.readouterr()
+        for name in ("lightning", "lightning.pytorch", "lightning.fabric"):  # bound to an earlier test's stream
+            for handler in logging.getLogger(name).handlers:
+                if isinstance(handler, logging.StreamHandler):
+                    handler.stream = sys.stderr
         status = main([str(argument) for argument in arguments])
         out, err = capfd.readouterr()
         return Done(status, out, err)
@@ -66,7 +71,7 @@ def start(
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a small network's run on the digits, 3 epochs, made by ``lightning fit`` in this process."""
     from resnet18.__main__ import main
 
@@ -79,4 +84,4 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     finally:
         os.chdir(before)
         sys.argv = argv
-    yield (place / "runs" / "digits" / "latest").resolve()
+    return (place / "runs" / "digits" / "latest").resolve()

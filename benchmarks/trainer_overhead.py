@@ -1,0 +1,159 @@
+"""What the Trainer costs a step, beside the identical bare PyTorch loop.
+
+The same network, batches, optimizer, schedule and precision are trained three ways, in turns, in one process: by a bare
+loop; by ``lightning fit`` as shipped (W&B offline, metrics.csv, the live bar on a terminal, checkpoints); and with all
+of these off. The network is narrow, so that the host's time is most of a step; the difference is what the Trainer adds.
+
+    python benchmarks/trainer_overhead.py        # about 3 minutes; writes benchmarks/results/trainer_overhead.json
+"""
+
+import contextlib
+import io
+import json
+import os
+import pty
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+RESULT = ROOT / "benchmarks" / "results" / "trainer_overhead.json"
+WARMUP, STEPS, ROUNDS = 100, 1000, 2
+SETTINGS = [
+    *("--config", str(ROOT / "configs" / "digits.yaml")),
+    *("--model.backbone.width", "4", "--data.batch_size", "8"),
+    *("--trainer.limit_val_batches", "0", "--trainer.max_epochs", "-1", "--trainer.max_steps", str(WARMUP + STEPS + 1)),
+    # The schedule's length follows from max_steps, but epochs without a validation have nothing to be best by.
+    *("--last.every_n_minutes", "5"),
+]
+LEAN = [
+    "--trainer.logger",
+    "false",
+    "--trainer.enable_progress_bar",
+    "false",
+    "--trainer.enable_checkpointing",
+    "false",
+]
+
+
+class Clock:
+    """Milliseconds a step between the end of the warm-up and the last step, by the wall and by this process's CPU."""
+
+    def __init__(self) -> None:
+        self.steps = 0
+        self.began = (0.0, 0.0)
+        self.ms: tuple[float, float] | None = None
+
+    def step(self) -> None:
+        if self.steps == WARMUP:
+            self.began = (time.perf_counter(), time.process_time())
+        if self.steps == WARMUP + STEPS:
+            now = (time.perf_counter(), time.process_time())
+            self.ms = (1000 * (now[0] - self.began[0]) / STEPS, 1000 * (now[1] - self.began[1]) / STEPS)
+        self.steps += 1
+
+
+def bare() -> tuple[float, float]:
+    """The loop that one would write by hand."""
+    import torch
+    from torch.nn import functional as F
+
+    from resnet18.cli import Program
+
+    program = Program("fit", [*SETTINGS, *LEAN])
+    model, data = program.model.train(), program.datamodule
+    data.trainer = None
+    data.setup("fit")
+    loader = data.train_dataloader()
+    optimizer = model.make_optimizer()
+    schedule = model.make_schedule(optimizer, WARMUP + STEPS + 1)
+    assert schedule is not None
+    clock = Clock()
+    while clock.ms is None:
+        for images, labels in loader:
+            clock.step()
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = F.cross_entropy(model(images), labels, label_smoothing=model.label_smoothing)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+    return clock.ms
+
+
+def trainer(*options: str) -> tuple[float, float]:
+    """The same by the program itself."""
+    from lightning.pytorch import Callback
+
+    from resnet18.cli import Program
+
+    clock = Clock()
+
+    class Tick(Callback):
+        def on_train_batch_start(self, *args: Any) -> None:
+            clock.step()
+
+    program = Program("fit", [*SETTINGS, *options])
+    program.trainer.callbacks.insert(0, Tick())  # type: ignore[attr-defined]
+    program.start()
+    assert clock.ms is not None
+    return clock.ms
+
+
+def measure() -> dict[str, Any]:
+    import torch
+
+    from resnet18.provenance import provenance
+    from resnet18.quiet import quieten
+
+    quieten()
+    torch.set_num_threads(1)
+    ways: dict[str, Callable[[], tuple[float, float]]] = {
+        "bare": bare,
+        "shipped": trainer,
+        "lean": lambda: trainer(*LEAN),
+    }
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    with tempfile.TemporaryDirectory() as scratch:
+        os.chdir(scratch)
+        for _ in range(ROUNDS):
+            for name, way in ways.items():
+                times[name].append(way())
+        os.chdir(ROOT)
+    result: dict[str, Any] = {"command": "python benchmarks/trainer_overhead.py", "steps": STEPS, "rounds": ROUNDS}
+    for clock, which in (("wall", 0), ("cpu", 1)):
+        base = [time[which] for time in times["bare"]]
+        result[f"bare_ms_{clock}"] = round(statistics.median(base), 3)
+        for name in ("shipped", "lean"):
+            extra = [time[which] - bare for time, bare in zip(times[name], base, strict=True) for time in [time]]
+            result[f"{name}_extra_ms_{clock}"] = round(statistics.median(extra), 3)
+            result[f"{name}_extra_ms_{clock}_rounds"] = [round(value, 3) for value in extra]
+    origin = provenance(seed=1, split_hash="")
+    return result | {key: origin[key] for key in ("versions", "hardware", "started")}
+
+
+def main() -> None:
+    # On a terminal of its own, so that the bar is drawn, and drawn to nobody.
+    child, terminal = pty.fork()
+    if child == 0:
+        result = measure()
+        RESULT.write_text(json.dumps(result, indent=2) + "\n")
+        os._exit(0)
+    shown = io.BytesIO()
+    with contextlib.suppress(OSError):  # Linux: reading a terminal whose other side is closed
+        while chunk := os.read(terminal, 65536):
+            shown.write(chunk)
+    _, status = os.waitpid(child, 0)
+    if status:
+        sys.exit(shown.getvalue().decode(errors="replace")[-4000:])
+    for name, value in json.loads(RESULT.read_text()).items():
+        if not isinstance(value, dict):
+            print(f"{name:32} {value}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,653 @@
+import inspect
+import logging
+import math
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers.logger import Logger
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.lr_scheduler import CyclicLR, ExponentialLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
+from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+
+from resnet18 import Classifier, resnet18
+from resnet18.classifier import Prediction, decay_groups
+from resnet18.data import EvaluationLoader, Pixels, TrainLoader
+from resnet18.errors import RunError
+from resnet18.schedules import WarmupCosine
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:You defined a `validation_step` but have no"),
+    pytest.mark.filterwarnings("ignore:The number of training batches"),
+    pytest.mark.filterwarnings(r"ignore:.*isinstance\(treespec, LeafSpec\)"),
+]
+
+
+def tiny(num_classes: int = 10, channels: int = 1) -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(channels, 4, 3, padding=1, bias=False),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, num_classes),
+    )
+
+
+def make(backbone: nn.Module | None = None, **settings: Any) -> Classifier:
+    defaults: dict[str, Any] = {"optimizer": partial(SGD, lr=0.1), "num_classes": 10, "mean": [0.3], "std": [0.4]}
+    return Classifier(backbone or tiny(), **{**defaults, **settings})
+
+
+def trainer(**settings: Any) -> Trainer:
+    quiet: dict[str, Any] = {
+        "accelerator": "cpu",
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+    }
+    return Trainer(**{**quiet, **settings})
+
+
+def pixels(count: int, channels: int = 1, num_classes: int = 10) -> Pixels:
+    numbers = torch.Generator().manual_seed(1)
+    images = torch.randint(0, 256, (count, 8, 8, channels), dtype=torch.uint8, generator=numbers)
+    return Pixels(images, torch.randint(0, num_classes, (count,), generator=numbers))
+
+
+def training(batches: int) -> TrainLoader:
+    return TrainLoader(pixels(4 * batches), 4, seed=0)
+
+
+class Records(Logger):
+    """What is logged, in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[tuple[int | None, dict[str, float]]] = []
+
+    @property
+    def name(self) -> str:
+        return "records"
+
+    @property
+    def version(self) -> int:
+        return 0
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        self.lines.append((step, dict(metrics)))
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+class Listening(Classifier):
+    """Keeps the loss of every batch."""
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        self.losses.append(loss.item())
+        return loss
+
+    losses: list[float]
+
+
+# Pixels in
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int64])
+def test_pixels_that_are_not_bytes_are_refused(dtype: torch.dtype) -> None:
+    with pytest.raises(TypeError, match=f"expected uint8 pixels, got {dtype}"):
+        make()(torch.zeros(2, 1, 8, 8, dtype=dtype))
+
+
+def test_bytes_become_float_logits() -> None:
+    logits = make()(pixels(3).images.permute(0, 3, 1, 2))
+    assert (logits.shape, logits.dtype) == ((3, 10), torch.float32)
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_pixels_are_normalised_as_by_hand(channels_last: bool) -> None:
+    mean, std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+    classifier = make(nn.Identity(), mean=mean, std=std, channels_last=channels_last)
+    images = pixels(4, channels=3).images.permute(0, 3, 1, 2)
+    images[0], images[1] = 0, 255
+    expected = torch.stack([(images[:, c].double() / 255 - mean[c]) / std[c] for c in range(3)], dim=1)
+    torch.testing.assert_close(classifier(images), expected.float(), rtol=0, atol=2e-6)
+
+
+def test_mean_and_standard_deviation_are_in_the_state_and_come_from_it() -> None:
+    classifier = make(nn.Identity(), mean=[0.25], std=[0.5])
+    state = classifier.state_dict()
+    assert (state["mean"].flatten().tolist(), state["std"].flatten().tolist()) == ([0.25], [0.5])
+    images = pixels(2).images.permute(0, 3, 1, 2)
+    other = make(nn.Identity(), mean=[0.0], std=[1.0])
+    assert not torch.equal(other(images), classifier(images))
+    other.load_state_dict(state)
+    assert torch.equal(other(images), classifier(images))
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_weights_and_images_are_channels_last_unless_switched_off(channels_last: bool) -> None:
+    backbone = resnet18(num_classes=10, width=4)
+    seen: list[bool] = []
+    backbone.register_forward_pre_hook(
+        lambda module, inputs: seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    classifier = make(backbone, mean=[0.5] * 3, std=[0.5] * 3, channels_last=channels_last)
+    classifier(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    kernel = backbone.layer1.get_parameter("0.conv1.weight")
+    assert [kernel.is_contiguous(memory_format=torch.channels_last), *seen] == [channels_last, channels_last]
+
+
+def test_channels_last_gives_the_same_logits() -> None:
+    images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)
+    logits = []
+    for channels_last in (False, True):
+        torch.manual_seed(0)
+        backbone = resnet18(num_classes=10, width=8)
+        logits.append(make(backbone, mean=[0.5] * 3, std=[0.5] * 3, channels_last=channels_last).eval()(images))
+    torch.testing.assert_close(*logits)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1, not 1.0"),
+        ({"label_smoothing": -0.1}, "label_smoothing must be at least 0 and below 1, not -0.1"),
+        ({"mean": [0.1, 0.2]}, "mean has 2 channels and std 1"),
+        ({"class_names": ["a", "b"]}, "2 class names for 10 classes"),
+    ],
+)
+def test_values_that_do_not_fit_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**settings)
+
+
+# Scores
+
+
+def scored(num_classes: int, labels: list[int], batch_size: int) -> tuple[Classifier, EvaluationLoader, Tensor]:
+    """A classifier whose logits are the pixels themselves, images, and those pixels."""
+    numbers = torch.Generator().manual_seed(2)
+    rows = torch.stack([torch.randperm(200, generator=numbers)[:num_classes] for _ in labels])
+    images = rows.to(torch.uint8).view(len(labels), 1, num_classes, 1)
+    classifier = make(nn.Flatten(), num_classes=num_classes, mean=[0.0], std=[1 / 255])
+    return classifier, EvaluationLoader(Pixels(images, torch.tensor(labels)), batch_size), rows
+
+
+def hits_by_hand(rows: Tensor, labels: list[int], top: int) -> int:
+    hits = 0
+    for row, label in zip(rows.tolist(), labels, strict=True):
+        hits += sum(value > row[label] for value in row) < top
+    return hits
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 23, 50])
+def test_top1_top5_and_the_loss_are_those_counted_by_hand_for_ragged_batches(batch_size: int) -> None:
+    labels = [number % 10 for number in range(23)]
+    classifier, loader, rows = scored(10, labels, batch_size)
+    top1, top5 = hits_by_hand(rows, labels, 1), hits_by_hand(rows, labels, 5)
+    assert 0 < top1 < top5 < 23
+    losses = [
+        math.log(sum(math.exp(value - row[label]) for value in row))
+        for row, label in zip(rows.tolist(), labels, strict=True)
+    ]
+    for stage, (scores,) in (
+        ("val", trainer().validate(classifier, loader, verbose=False)),
+        ("test", trainer().test(classifier, loader, verbose=False)),
+    ):
+        assert scores.keys() == {f"{stage}/loss", f"{stage}/top1", f"{stage}/top5"}
+        assert scores[f"{stage}/top1"] == torch.tensor(top1 / 23).item()
+        assert scores[f"{stage}/top5"] == torch.tensor(top5 / 23).item()
+        assert scores[f"{stage}/loss"] == pytest.approx(sum(losses) / 23, rel=1e-5)
+
+
+def test_scores_start_anew_in_every_validation() -> None:
+    classifier, loader, _ = scored(10, [1, 2, 3, 4, 5], 2)
+    runner = trainer()
+    assert runner.validate(classifier, loader, verbose=False) == runner.validate(classifier, loader, verbose=False)
+
+
+def test_below_five_classes_top5_counts_them_all_and_training_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    classifier, loader, rows = scored(3, [0, 1, 2, 0, 1], 2)
+    (scores,) = trainer().validate(classifier, loader, verbose=False)
+    assert scores["val/top5"] == 1.0
+    assert scores["val/top1"] == torch.tensor(hits_by_hand(rows, [0, 1, 2, 0, 1], 1) / 5).item()
+    said = notices(caplog, classifier)
+    assert "val/top5 counts the top 3: the data have 3 classes." in said
+
+
+def test_from_five_classes_on_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    assert notices(caplog, scored(5, [0, 1], 2)[0]) == []
+
+
+def notices(caplog: pytest.LogCaptureFixture, classifier: Classifier) -> list[str]:
+    source = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    source.addHandler(caplog.handler)
+    try:
+        caplog.clear()
+        classifier.setup("fit")
+    finally:
+        source.removeHandler(caplog.handler)
+    return caplog.messages
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_weights_that_are_not_numbers_end_the_run(stage: str) -> None:
+    classifier = make()
+    with torch.no_grad():
+        classifier.backbone.get_parameter("5.weight").fill_(float("nan"))
+    name = {"validate": "val", "test": "test"}[stage]
+    with pytest.raises(RunError, match=f"{name}/loss is nan in epoch 1: the training diverged"):
+        getattr(trainer(), stage)(classifier, EvaluationLoader(pixels(6), 4), verbose=False)
+
+
+def test_a_training_that_diverges_ends_at_its_next_validation() -> None:
+    classifier = make(optimizer=partial(SGD, lr=1e30))
+    with pytest.raises(RunError, match=r"val/loss is (nan|inf) in epoch 1: the training diverged"):
+        trainer(max_epochs=3).fit(classifier, training(5), EvaluationLoader(pixels(6), 4))
+
+
+def test_predictions_are_the_likeliest_classes_with_their_probabilities() -> None:
+    classifier, loader, rows = scored(10, [0] * 5, 2)
+    classifier.std.fill_(1.0)  # logits between 0 and 1: probabilities that differ
+    batches: Any = trainer().predict(classifier, loader)
+    assert all(isinstance(batch, Prediction) for batch in batches)
+    assert torch.cat([batch.positions for batch in batches]).tolist() == [0, 1, 2, 3, 4]
+    assert torch.cat([batch.classes for batch in batches]).tolist() == rows.argmax(1).tolist()
+    expected = (rows.float() / 255).softmax(1).amax(1)
+    torch.testing.assert_close(torch.cat([batch.probabilities for batch in batches]), expected)
+
+
+# Optimizers
+
+
+def test_norm_layers_and_biases_are_spared_from_decay_in_resnet18() -> None:
+    decayed, spared = groups_of(resnet18(width=4))
+    assert len(decayed) == 21
+    assert len(spared) == 2 * 20 + 1
+
+
+class Normed(nn.Module):
+    """Norm layers whose weights have the shape of images, as in networks with ``LayerNorm((C, H, W))``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.norm = nn.LayerNorm((4, 6, 6))
+        self.group = nn.GroupNorm(2, 4)
+        self.attention = nn.MultiheadAttention(4, 2)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: ConvNeXt([CNBlockConfig(8, 16, 1), CNBlockConfig(16, None, 1)], num_classes=10),
+        lambda: torchvision.models.SwinTransformer([4, 4], 8, [1, 1], [1, 2], [4, 4], num_classes=10),
+        lambda: torchvision.models.VisionTransformer(16, 8, 1, 1, 8, 16, num_classes=10),
+        Normed,
+    ],
+    ids=["convnext", "swin", "vit", "layer norm over images"],
+)
+def test_norm_layers_and_biases_are_spared_from_decay_in_other_networks(build: Callable[[], nn.Module]) -> None:
+    groups_of(build())
+
+
+def groups_of(network: nn.Module) -> tuple[set[str], set[str]]:
+    """The names in both groups, after checking them against the kinds of the network's layers."""
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    first, second = decay_groups(network)
+    assert "weight_decay" not in first
+    assert second["weight_decay"] == 0.0
+    listed = [names[id(parameter)] for group in (first, second) for parameter in group["params"]]
+    assert sorted(listed) == sorted(names.values())
+    spared = {names[id(parameter)] for parameter in second["params"]}
+    decayed = set(listed) - spared
+    kinds = (nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm)
+    for place, module in network.named_modules():
+        own = {f"{place}.{name}".lstrip("."): name for name, _ in module.named_parameters(recurse=False)}
+        if isinstance(module, kinds):
+            assert own.keys() <= spared
+        assert {name for name, last in own.items() if last in ("bias", "in_proj_bias")} <= spared
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            assert {name for name, last in own.items() if last == "weight"} <= decayed
+    return decayed, spared
+
+
+def test_frozen_parameters_are_left_to_no_optimizer() -> None:
+    backbone = resnet18(width=4)
+    backbone.conv1.requires_grad_(False)
+    backbone.bn1.requires_grad_(False)
+    count = len(list(backbone.parameters())) - 3
+    assert sum(len(group["params"]) for group in decay_groups(backbone)) == count
+    for optimizer in (partial(SGD, lr=0.1), AdamW):
+        made = make(backbone, optimizer=optimizer).make_optimizer()
+        assert sum(len(group["params"]) for group in made.param_groups) == count
+
+
+# SparseAdam takes sparse gradients only, which these networks do not have; Muon takes matrices only, and the kernels of
+# convolutions are not. Every other optimizer of torch is here, those of later versions too.
+OPTIMIZERS = [
+    kind
+    for name, kind in vars(torch.optim).items()
+    if isinstance(kind, type) and issubclass(kind, Optimizer) and name not in ("Optimizer", "SparseAdam", "Muon")
+]
+
+
+@pytest.mark.parametrize("kind", OPTIMIZERS)
+def test_every_optimizer_of_torch_can_be_made_and_makes_a_step(kind: type[Optimizer]) -> None:
+    classifier = make(optimizer=partial(kind, lr=0.01))
+    optimizer = classifier.make_optimizer()
+    assert isinstance(optimizer, kind)
+    before = [parameter.detach().clone() for parameter in classifier.backbone.parameters()]
+    images, labels = next(iter(training(1)))
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(classifier(images), labels)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # pyrefly: ignore[bad-argument-type]
+    after = list(classifier.backbone.parameters())
+    assert not any(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in OPTIMIZERS if "weight_decay" in inspect.signature(kind).parameters])
+def test_every_optimizer_that_decays_spares_norm_layers_and_biases(kind: type[Optimizer]) -> None:
+    for decay, expected in ((0.25, [0.25, 0.0]), (0.0, [0.0])):
+        optimizer = make(optimizer=partial(kind, lr=0.01, weight_decay=decay)).make_optimizer()
+        assert [group["weight_decay"] for group in optimizer.param_groups] == expected
+
+
+def test_lbfgs_trains_under_the_trainer() -> None:
+    classifier = make(optimizer=partial(torch.optim.LBFGS, lr=0.1, max_iter=3))
+    runner = trainer(max_epochs=1)
+    runner.fit(classifier, training(3))
+    assert runner.global_step == 3
+
+
+# Schedules
+
+EPOCHS, BATCHES = 2, 3
+STEPS = EPOCHS * BATCHES
+
+
+@pytest.mark.parametrize(
+    ("schedule", "interval", "steps"),
+    [
+        (partial(StepLR, step_size=1), None, EPOCHS),
+        (partial(StepLR, step_size=1), "step", STEPS),
+        (partial(ExponentialLR, gamma=0.9), None, EPOCHS),
+        (partial(OneCycleLR, max_lr=0.1), None, STEPS),
+        (partial(OneCycleLR, max_lr=0.1), "epoch", EPOCHS),
+        (partial(CyclicLR, base_lr=0.01, max_lr=0.1, cycle_momentum=False), None, STEPS),
+        (WarmupCosine, None, STEPS),
+        (partial(WarmupCosine, warmup=0.5), "epoch", EPOCHS),
+        (partial(ReduceLROnPlateau, patience=0), None, EPOCHS),
+        (lambda optimizer: WarmupCosine(optimizer, total_steps=9), None, STEPS),
+        (lambda optimizer: StepLR(optimizer, 1), None, EPOCHS),
+    ],
+)
+def test_each_schedule_steps_as_often_as_it_counts(schedule: Any, interval: Any, steps: int) -> None:
+    classifier = make(optimizer=partial(SGD, lr=0.1, momentum=0.9), schedule=schedule, schedule_interval=interval)
+    runner = trainer(max_epochs=EPOCHS)
+    runner.fit(classifier, training(BATCHES), EvaluationLoader(pixels(5), 4))
+    (config,) = runner.lr_scheduler_configs
+    assert config.scheduler.last_epoch == steps
+    assert config.interval == (interval or ("step" if steps == STEPS else "epoch"))
+
+
+def test_plateaus_are_those_of_the_validation_loss() -> None:
+    classifier = make(schedule=partial(ReduceLROnPlateau, patience=0, threshold=10.0, threshold_mode="abs"))
+    runner = trainer(max_epochs=2)
+    runner.fit(classifier, training(1), EvaluationLoader(pixels(5), 4))
+    (config,) = runner.lr_scheduler_configs
+    assert config.monitor == "val/loss"
+    assert isinstance(config.scheduler, ReduceLROnPlateau)
+    assert config.scheduler.num_bad_epochs == 0
+    assert runner.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.01)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_a_schedule_gets_the_trainers_number_of_steps(accumulate: int) -> None:
+    classifier = make(optimizer=partial(SGD, lr=0.1, momentum=0.9), schedule=partial(OneCycleLR, max_lr=0.1))
+    runner = trainer(max_epochs=EPOCHS, accumulate_grad_batches=accumulate)
+    runner.fit(classifier, training(4))
+    (config,) = runner.lr_scheduler_configs
+    assert isinstance(config.scheduler, OneCycleLR)
+    assert config.scheduler.total_steps == config.scheduler.last_epoch == 8 // accumulate
+
+
+def schedule_of_ones_own(optimizer: Optimizer, total_steps: int, power: float = 1.0) -> LRScheduler:
+    return OneCycleLR(optimizer, max_lr=0.1 * power, total_steps=total_steps)
+
+
+def test_the_length_is_filled_in_where_it_is_left_out() -> None:
+    length_of: Callable[[Any], int] = lambda schedule: made_schedule(schedule).total_steps  # noqa: E731
+    sgd = SGD([nn.Parameter(torch.zeros(1))], lr=0.1, momentum=0.9)
+
+    def made_schedule(schedule: Any) -> Any:
+        return make(schedule=schedule).make_schedule(sgd, 40)
+
+    assert length_of(partial(OneCycleLR, max_lr=0.1)) == 40
+    assert length_of(partial(OneCycleLR, max_lr=0.1, total_steps=None)) == 40
+    assert length_of(partial(OneCycleLR, max_lr=0.1, total_steps=7)) == 7
+    assert length_of(lambda optimizer: OneCycleLR(optimizer, max_lr=0.1, total_steps=7)) == 7
+    assert length_of(schedule_of_ones_own) == 40
+    assert length_of(partial(schedule_of_ones_own, power=2.0)) == 40
+    assert length_of(partial(OneCycleLR, max_lr=0.1, epochs=3, steps_per_epoch=5)) == 15
+    assert make().make_schedule(sgd, 40) is None
+
+
+# Logging and the device
+
+
+def logged(every: int, batches: int, **settings: Any) -> tuple[list[tuple[int | None, dict[str, float]]], list[float]]:
+    """The lines that two epochs log, and the loss of every batch."""
+    torch.manual_seed(0)
+    classifier = Listening(tiny(), partial(SGD, lr=0.1), StepLRs, num_classes=10, mean=[0.3], std=[0.4])
+    classifier.losses = []
+    records = Records()
+    trainer(max_epochs=2, log_every_n_steps=every, logger=records, **settings).fit(classifier, training(batches))
+    return records.lines, classifier.losses
+
+
+def StepLRs(optimizer: Optimizer) -> LRScheduler:  # noqa: N802
+    return StepLR(optimizer, 1, gamma=0.5)
+
+
+def test_the_training_loss_is_the_mean_since_the_last_log_point() -> None:
+    lines, losses = logged(every=3, batches=4)
+    assert [step for step, _ in lines] == [2, 5]
+    assert [line["train/loss"] for _, line in lines] == pytest.approx(
+        [sum(losses[:3]) / 3, sum(losses[3:6]) / 3], rel=1e-6
+    )
+    assert [line["lr"] for _, line in lines] == pytest.approx([0.1, 0.05])
+
+
+def test_the_training_loss_is_that_mean_too_where_gradients_are_accumulated() -> None:
+    lines, losses = logged(every=2, batches=8, accumulate_grad_batches=2)
+    assert [step for step, _ in lines] == [1, 3, 5, 7]
+    expected = [sum(losses[start : start + 4]) / 4 for start in range(0, 16, 4)]
+    assert [line["train/loss"] for _, line in lines] == pytest.approx(expected, rel=1e-6)
+
+
+def test_nothing_is_logged_where_the_trainer_is_told_so() -> None:
+    lines, losses = logged(every=0, batches=3)
+    assert len(losses) == 6
+    assert lines == []
+
+
+def test_label_smoothing_is_for_training_alone() -> None:
+    images, labels = next(iter(training(1)))
+    plain, smooth = make(), make(label_smoothing=0.5)
+    scores = [
+        trainer().validate(classifier, EvaluationLoader(pixels(6), 4), verbose=False) for classifier in (plain, smooth)
+    ]
+    assert scores[0] == scores[1]
+    smooth.trainer = trainer(log_every_n_steps=0)
+    smooth.train()
+    expected = F.cross_entropy(smooth(images), labels, label_smoothing=0.5)
+    assert not torch.isclose(expected, F.cross_entropy(smooth(images), labels))
+
+
+class Syncs(TorchDispatchMode):
+    """Counts what waits for the device: every tensor that becomes a number."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+class PerStep(Callback):
+    """How many syncs there were up to the start of each training batch, and up to the end of the last."""
+
+    def __init__(self, syncs: Syncs) -> None:
+        self.syncs, self.marks = syncs, list[int]()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.marks.append(self.syncs.count)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.marks.append(self.syncs.count)
+
+    def per_step(self) -> list[int]:
+        return [after - before for before, after in zip(self.marks, self.marks[1:], strict=False)]
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "schedule"),
+    [
+        (partial(SGD, lr=0.1, momentum=0.9, weight_decay=5e-4, nesterov=True), WarmupCosine),
+        (partial(SGD, lr=0.1), None),
+        (partial(SGD, lr=0.1), partial(StepLR, step_size=1)),
+    ],
+)
+def test_nothing_waits_for_the_device_between_log_points(optimizer: Any, schedule: Any) -> None:
+    syncs, records = Syncs(), Records()
+    steps = PerStep(syncs)
+    classifier = make(optimizer=optimizer, schedule=schedule, label_smoothing=0.1)
+    loader = TrainLoader(pixels(64), 4, seed=0, translate=1, flip=True)
+    runner = trainer(max_epochs=1, log_every_n_steps=5, logger=records, callbacks=[steps])
+    with syncs:
+        runner.fit(classifier, loader)
+    counts = steps.per_step()
+    assert len(counts) == 16
+    assert [step for step, _ in records.lines] == [4, 9, 14]
+    assert [step for step, count in enumerate(counts) if count] == [4, 9, 14]
+
+
+def test_nothing_waits_for_the_device_at_log_points_without_a_logger() -> None:
+    syncs = Syncs()
+    steps = PerStep(syncs)
+    with syncs:
+        trainer(max_epochs=1, log_every_n_steps=5, callbacks=[steps]).fit(make(), training(12))
+    assert steps.per_step() == [0] * 12
+
+
+# Checkpoints
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Iterator[tuple[Path, Classifier]]:
+    """A classifier made in Python, trained for an epoch, and its checkpoint."""
+    classifier = make(optimizer=partial(SGD, lr=0.1, momentum=0.9), class_names=list("abcdefghij"))
+    runner = trainer(max_epochs=1)
+    runner.fit(classifier, training(3))
+    runner.save_checkpoint(tmp_path / "model.ckpt")
+    yield tmp_path / "model.ckpt", classifier.eval()
+
+
+def test_a_checkpoint_holds_tensors_and_plain_values_only(saved: tuple[Path, Classifier]) -> None:
+    content = torch.load(saved[0], weights_only=True)
+    assert content["hyper_parameters"] == {
+        "schedule": None,
+        "schedule_interval": None,
+        "label_smoothing": 0.0,
+        "channels_last": True,
+        "compile": False,
+        "num_classes": 10,
+        "mean": [0.3],
+        "std": [0.4],
+        "class_names": list("abcdefghij"),
+        "input_size": None,
+    }
+
+
+def test_a_classifier_comes_back_from_its_checkpoint_with_the_same_logits(saved: tuple[Path, Classifier]) -> None:
+    path, classifier = saved
+    back = Classifier.load_from_checkpoint(path, backbone=tiny(), optimizer=partial(SGD, lr=0.1)).eval()
+    images = pixels(5).images.permute(0, 3, 1, 2)
+    assert torch.equal(back(images), classifier(images))
+    assert not torch.equal(make().eval()(images), classifier(images))
+    assert (back.class_names, back.num_classes) == (list("abcdefghij"), 10)
+
+
+def test_arguments_take_the_place_of_what_a_checkpoint_describes(saved: tuple[Path, Classifier]) -> None:
+    back = Classifier.load_from_checkpoint(saved[0], backbone=tiny(), optimizer=SGD, label_smoothing=0.25)
+    assert back.label_smoothing == 0.25
+
+
+def test_a_checkpoint_of_another_network_is_an_error_that_names_it(saved: tuple[Path, Classifier]) -> None:
+    with pytest.raises(RunError, match=f"{saved[0]} does not fit the model it is for: "):
+        Classifier.load_from_checkpoint(saved[0], backbone=tiny(channels=3), optimizer=SGD)
+
+
+def test_a_checkpoint_without_its_backbone_is_an_error_that_names_it(saved: tuple[Path, Classifier]) -> None:
+    with pytest.raises(RunError, match=f"{saved[0]} does not describe its model: .*backbone"):
+        Classifier.load_from_checkpoint(saved[0], optimizer=SGD)
+
+
+@pytest.mark.parametrize("path", ["torch.hub.set_dir", "shutil.rmtree", "builtins.print"])
+def test_a_checkpoint_that_names_foreign_code_is_refused(saved: tuple[Path, Classifier], path: str) -> None:
+    hub = torch.hub.get_dir()
+    content = torch.load(saved[0], weights_only=True)
+    content["hyper_parameters"]["optimizer"] = {"class_path": path, "init_args": {}}
+    torch.save(content, saved[0])
+    with pytest.raises(RunError, match=str(saved[0])):
+        Classifier.load_from_checkpoint(saved[0], backbone=tiny())
+    assert torch.hub.get_dir() == hub
+
+
+@pytest.mark.parametrize("content", [{}, {"state_dict": {}}, {"hyper_parameters": {}}])
+def test_a_file_that_describes_no_model_is_an_error_that_names_it(tmp_path: Path, content: dict[str, Any]) -> None:
+    torch.save(content, tmp_path / "model.ckpt")
+    with pytest.raises(RunError, match=f"{tmp_path}/model.ckpt does not describe a model"):
+        Classifier.load_from_checkpoint(tmp_path / "model.ckpt")
+
+
+# Compilation
+
+
+def test_compiling_leaves_the_names_of_the_state_plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    plain, compiled = make(), make(compile=True)
+    images = pixels(3).images.permute(0, 3, 1, 2)
+    expected = plain.eval()(images)
+    compiled.eval().setup("fit")
+    assert compiled.backbone._compiled_call_impl is not None
+    assert list(compiled.state_dict()) == list(plain.state_dict())
+    torch.testing.assert_close(compiled(images), expected)
+
+
+def test_nothing_is_compiled_unless_asked_for_and_only_for_training() -> None:
+    plain, asked = make(), make(compile=True)
+    plain.setup("fit")
+    asked.setup("validate")
+    assert plain.backbone._compiled_call_impl is None
+    assert asked.backbone._compiled_call_impl is None

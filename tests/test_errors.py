@@ -1,0 +1,251 @@
+"""Bad input through the real program: at most ten lines, the file and the key, the nearest right name, nothing left."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import CONFIG, SMALL
+
+
+class Touch:
+    """Makes a directory when it is unpickled."""
+
+    def __reduce__(self):
+        return os.mkdir, ("touched",)
+
+
+def changed(tmp_path: Path, **changes: object) -> Path:
+    """A copy of the main configuration with a key of one of its groups changed or added: model.optimizer=…"""
+    config = yaml.safe_load(CONFIG.read_text())
+    config["trainer"]["fast_dev_run"] = True  # what is not refused ends soon
+    for key, value in changes.items():
+        *path, name = key.split("__")
+        place = config
+        for part in path:
+            place = place[part]
+        place[name] = value
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config))
+    return tmp_path / "mine.yaml"
+
+
+IN_FILES = {
+    "misspelt group key": ({"trainer__max_epocs": 3}, "trainer.max_epocs", "did you mean trainer.max_epochs?"),
+    "misspelt model key": ({"model__label_smoothin": 0.1}, "model.label_smoothin", "label_smoothing?"),
+    "misspelt group": ({"modle": {"compile": True}}, "modle", "did you mean model?"),
+    "misspelt empty group": ({"trainr": {}}, "trainr", "did you mean trainer?"),
+    "misspelt class key": ({"data__init_args__batchsize": 3}, "data.batchsize", "did you mean batch_size?"),
+    "misspelt optimizer key": (
+        {"model__optimizer": {"class_path": "torch.optim.SGD", "init_args": {"momentun": 0.9}}},
+        "model.optimizer.momentun",
+        "did you mean momentum?",
+    ),
+    "wrong type": ({"data__init_args__batch_size": "many"}, "data.batch_size", "expected a whole number, not 'many'"),
+    "wrong choice": ({"model__backbone__init_args__stem": "cifer"}, "model.backbone.stem", "did you mean cifar?"),
+    "out of range": ({"model__backbone__init_args__width": 0}, "model.backbone.width", "at least 1, not 0"),
+    "bad schedule": ({"model__schedule__init_args__warmup": 2}, "model.schedule.warmup", "below 1, not 2"),
+    "unknown class": ({"model__optimizer": {"class_path": "Adamm"}}, "model.optimizer", "did you mean Adam?"),
+    "unknown name in a module": (
+        {"model__optimizer": {"class_path": "torch.optim.SDG"}},
+        "model.optimizer",
+        "torch.optim has no SDG; did you mean SGD?",
+    ),
+    "unknown module": ({"model__backbone": {"class_path": "mynett.Net"}}, "model.backbone", "no module mynett"),
+    "test metric as monitor": ({"best": {"monitor": "test/top1"}}, "best.monitor", "choose by the test images"),
+    "unknown metric as monitor": ({"best": {"monitor": "val/topp1"}}, "best.monitor", "val/top1"),
+    "batch larger than the data": ({"data__init_args__batch_size": 5000}, "data.batch_size", "1295 images"),
+}
+
+
+@pytest.mark.parametrize("case", IN_FILES)
+def test_what_is_wrong_in_a_file(case: str, lightning, tmp_path: Path) -> None:
+    changes, key, hint = IN_FILES[case]
+    done = lightning("fit", "--config", changed(tmp_path, **changes))
+    assert done.status == 2
+    assert len(done.err.splitlines()) <= 10
+    for told in ("mine.yaml", key, hint):
+        assert told in done.err
+    assert not (tmp_path / "runs").exists()
+
+
+ON_THE_LINE = {
+    "abbreviated option": (["--trainer.max_epoch", "3"], "trainer.max_epoch", "did you mean trainer.max_epochs?"),
+    "misspelt option": (["--model.optimiser", "SGD"], "model.optimiser", "did you mean model.optimizer?"),
+    "unknown class": (["--model.optimizer", "Adamm"], "model.optimizer", "did you mean Adam?"),
+    "unknown data": (["--data", "Digit"], "data", "did you mean Digits?"),
+    "wrong type": (["--model.optimizer.lr", "fast"], "model.optimizer.lr", "expected a number, not 'fast'"),
+    "wrong choice": (["--trainer.precision", "bf16-mixe"], "trainer.precision", "did you mean bf16-mixed?"),
+    "no such device": (["--trainer.devices", "9x"], "trainer", "devices"),
+    "random seed": (["--seed_everything", "true"], "seed_everything", "whole number"),
+    "linked value": (["--model.num_classes", "5"], "model.num_classes", "data.num_classes"),
+    "one word too many": (["extra"], "extra", ""),
+}
+
+
+@pytest.mark.parametrize("case", ON_THE_LINE)
+def test_what_is_wrong_on_the_command_line(case: str, lightning, tmp_path: Path) -> None:
+    arguments, key, hint = ON_THE_LINE[case]
+    done = lightning("fit", "--config", CONFIG, *arguments)
+    assert done.status == 2
+    assert len(done.err.splitlines()) <= 10
+    for told in (key, hint):
+        assert told in done.err
+    assert "digits.yaml" not in done.err  # the file is not at fault
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_configuration_that_is_missing_broken_or_no_mapping(lightning, tmp_path: Path) -> None:
+    (tmp_path / "digits.yaml").write_text("model:\n\tbackbone: x\n")
+    done = lightning("fit", "--config", "digit.yaml")
+    assert (done.status, done.err) == (2, "lightning fit: there is no digit.yaml; did you mean digits.yaml?\n")
+    done = lightning("fit", "--config", "digits.yaml")
+    assert done.status == 2
+    assert "digits.yaml, line 2: not valid YAML" in done.err
+    (tmp_path / "list.yaml").write_text("- a\n- b\n")
+    done = lightning("fit", "--config", "list.yaml")
+    assert done.status == 2
+    assert "list.yaml should hold keys and values" in done.err
+    done = lightning("fit")
+    assert done.status == 2
+    assert "model.backbone, model.optimizer, data must be given" in done.err
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("callable_path", ["os.system", "torch.hub.set_dir", "shutil.rmtree", "builtins.exec"])
+@pytest.mark.parametrize("key", ["model__optimizer", "model__schedule", "model__backbone"])
+def test_foreign_code_in_a_configuration_is_not_called(key: str, callable_path: str, lightning, tmp_path: Path) -> None:
+    arguments = {"os.system": {"command": "touch touched"}, "torch.hub.set_dir": {"d": "touched"}}.get(
+        callable_path, {}
+    )
+    hub = torch.hub.get_dir()
+    done = lightning(
+        "fit", "--config", changed(tmp_path, **{key: {"class_path": callable_path, "init_args": arguments}})
+    )
+    assert done.status == 2
+    assert len(done.err.splitlines()) <= 10
+    assert key.replace("__", ".") in done.err
+    assert not (tmp_path / "touched").exists()
+    assert torch.hub.get_dir() == hub
+    assert not (tmp_path / "runs").exists()
+
+
+def test_data_that_can_not_be_read(lightning, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "cut" / "digits.csv.gz").write_bytes(b"\x1f\x8b\x08not really")
+    for root, told in {"nowhere": "there is no", "file": "there is no", "cut": "can't be read"}.items():
+        done = lightning("fit", "--config", CONFIG, "--data.root", root)
+        assert done.status == 1
+        assert len(done.err.splitlines()) <= 10
+        assert "data.root: " in done.err
+        assert f"{root}/digits.csv.gz" in done.err
+        assert told in done.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_directory_that_can_not_be_written_or_is_in_use(lightning, tmp_path: Path, trained: Path) -> None:
+    (tmp_path / "file").touch()
+    done = lightning("fit", "--config", CONFIG, "--run_dir", "file/run")
+    assert (done.status, len(done.err.splitlines())) == (1, 1)
+    assert "run_dir: file/run can't be written" in done.err
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    done = lightning("fit", "--config", CONFIG, "--run_dir", trained)
+    assert done.status == 2
+    assert f"--ckpt_path {trained} goes on" in done.err
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_random_weights_are_not_scored(command: str, lightning) -> None:
+    done = lightning(command, "--config", CONFIG)
+    assert (done.status, len(done.err.splitlines())) == (2, 1)
+    assert f"lightning {command} --ckpt_path" in done.err
+
+
+def test_checkpoints_that_are_missing_cut_off_or_none(lightning, tmp_path: Path, trained: Path) -> None:
+    whole = (trained / "checkpoints" / "best.ckpt").read_bytes()
+    (tmp_path / "cut.ckpt").write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "text.ckpt").write_text("hello")
+    torch.save([1, 2], tmp_path / "list.ckpt")
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "plain.pth")
+    (tmp_path / "empty").mkdir()
+    told = {
+        "nowhere.ckpt": "there is no checkpoint or run nowhere.ckpt",
+        "cutt.ckpt": "did you mean cut.ckpt?",
+        "cut.ckpt": "cut.ckpt is cut off",
+        "text.ckpt": "text.ckpt is",
+        "list.ckpt": "holds a list",
+        "plain.pth": "lightning fit --init_from",
+        "empty": "empty holds no checkpoints/best.ckpt",
+    }
+    for name, message in told.items():
+        done = lightning("test", "--ckpt_path", name)
+        assert done.status == 1, name
+        assert len(done.err.splitlines()) <= 10
+        assert message in done.err
+
+
+def test_a_checkpoint_that_carries_pickled_code_is_refused_by_name(lightning, tmp_path: Path, trained: Path) -> None:
+    checkpoint = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+    torch.save({**checkpoint, "extra": Touch()}, tmp_path / "evil.ckpt")
+    assert zipfile.is_zipfile(tmp_path / "evil.ckpt")
+    for command in ("test", "fit"):
+        done = lightning(command, "--ckpt_path", "evil.ckpt")
+        assert (done.status, len(done.err.splitlines())) == (1, 1)
+        assert "evil.ckpt carries pickled code" in done.err
+        assert "mkdir" in done.err
+    done = lightning("fit", "--config", CONFIG, "--init_from", "evil.ckpt")
+    assert done.status == 1
+    assert not (tmp_path / "touched").exists()
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("callable_path", ["os.system", "torch.hub.set_dir"])
+def test_a_checkpoint_that_names_foreign_code_is_refused(
+    callable_path: str, lightning, tmp_path: Path, trained: Path
+) -> None:
+    from resnet18 import Classifier, load_run
+    from resnet18.errors import RunError
+
+    foreign = {"class_path": callable_path, "init_args": {"command": "touch touched"}}
+    if callable_path == "torch.hub.set_dir":
+        foreign["init_args"] = {"d": "touched"}
+    hub = torch.hub.get_dir()
+    checkpoint = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
+    for key in ("optimizer", "backbone"):
+        evil = {
+            **checkpoint,
+            "hyper_parameters": {
+                **checkpoint["hyper_parameters"],
+                key: foreign,
+                "_instantiator": "lightning.pytorch.cli.instantiate_module",
+            },
+            "config": {**checkpoint["config"], "model": {**checkpoint["config"]["model"], key: foreign}},
+        }
+        torch.save(evil, tmp_path / "evil.ckpt")
+        done = lightning("test", "--ckpt_path", "evil.ckpt")
+        assert done.status != 0
+        assert len(done.err.splitlines()) <= 10
+        assert callable_path in done.err
+        for load in (lambda path: load_run(path).model, Classifier.load_from_checkpoint):
+            with pytest.raises(RunError, match=callable_path):
+                load(tmp_path / "evil.ckpt")
+    assert not (tmp_path / "touched").exists()
+    assert torch.hub.get_dir() == hub
+
+
+def test_another_architecture_does_not_resume_or_start_from_a_checkpoint(
+    lightning, tmp_path: Path, trained: Path
+) -> None:
+    wide = ("fit", "--config", CONFIG, *SMALL, "--model.backbone.width", "16")
+    done = lightning(*wide, "--ckpt_path", trained)
+    assert done.status == 2
+    assert "model.backbone.width: 8 → 16" in done.err
+    assert "--init_from" in done.err
+    done = lightning(*wide, "--init_from", trained)
+    assert (done.status, len(done.err.splitlines())) == (1, 1)
+    assert "another architecture" in done.err
+    assert "conv1.weight is (8, 1, 3, 3)" in done.err
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,88 @@
+"""The notebooks run from a fresh clone's point of view, and are stored as a run left them."""
+
+import re
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import AsyncKernelManager
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+MAX_BYTES = 400_000
+ABSOLUTE = re.compile(r"(?<![\w.~])/(?:home|root|Users|tmp|var|work|opt|usr|mnt|private|content)/|\b[A-Za-z]:\\")
+
+each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def read(path: Path) -> NotebookNode:
+    notebook = nbformat.read(path, as_version=4)
+    assert isinstance(notebook, NotebookNode)
+    return notebook
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def undrawn(notebook: NotebookNode) -> list[str]:
+    """The cells that show a figure and have none among their outputs."""
+    return [
+        cell.id
+        for cell in code_cells(notebook)
+        if "plt.show()" in cell.source and not any("image/png" in output.get("data", {}) for output in cell.outputs)
+    ]
+
+
+def texts(notebook: NotebookNode) -> list[str]:
+    """What a reader sees: every cell's source and all of its outputs but the pictures."""
+    found = [cell.source for cell in notebook.cells]
+    for output in (output for cell in code_cells(notebook) for output in cell.outputs):
+        found += [output.get("text", ""), *output.get("traceback", [])]
+        found += [str(value) for kind, value in output.get("data", {}).items() if not kind.startswith("image/")]
+    return found
+
+
+@each_notebook
+def test_runs_from_top_to_bottom(path: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MPLBACKEND", raising=False)  # what is set there would take the inline figures' place
+    (tmp_path / "runs" / "digits").mkdir(parents=True)
+    (tmp_path / "runs" / "digits" / "latest").symlink_to(trained)
+    notebook = read(path)
+    for cell in code_cells(notebook):
+        cell.outputs, cell.execution_count = [], None
+    # Where no kernel is installed, python3 is this interpreter; so none shall be found.
+    kernel = AsyncKernelManager(kernel_name="python3", kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+    assert kernel.kernel_spec is not None
+    assert kernel.kernel_spec.argv[0] == sys.executable
+
+    # A cell that raises stops the execution with a CellExecutionError, which shows it.
+    NotebookClient(notebook, km=kernel, timeout=120, resources={"metadata": {"path": str(tmp_path)}}).execute()
+
+    assert all(cell.execution_count for cell in code_cells(notebook))
+    assert any("plt.show()" in cell.source for cell in code_cells(notebook))
+    assert undrawn(notebook) == []
+    assert [entry.name for entry in (tmp_path / "runs" / "digits").iterdir()] == ["latest"]  # nothing was trained
+
+
+@each_notebook
+def test_stored_with_clean_outputs(path: Path) -> None:
+    notebook = read(path)
+    nbformat.validate(notebook)
+    cells = code_cells(notebook)
+    assert [cell.execution_count for cell in cells] == list(range(1, len(cells) + 1))
+    assert undrawn(notebook) == []
+    kinds = {output.output_type for cell in cells for output in cell.outputs}
+    assert kinds <= {"stream", "display_data", "execute_result"}
+    assert [output.text for cell in cells for output in cell.outputs if output.get("name") == "stderr"] == []
+    assert [text for text in texts(notebook) if ABSOLUTE.search(text)] == []
+    assert [cell.id for cell in cells if "execution" in cell.metadata] == []  # times of day
+    assert "widgets" not in notebook.metadata
+    assert path.stat().st_size < MAX_BYTES
+
+
+def test_there_are_notebooks() -> None:
+    assert NOTEBOOKS
