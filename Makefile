@@ -47,7 +47,8 @@ bench: $(READY) ## measure the Trainer's overhead on this machine, into benchmar
 	$(BIN)/python benchmarks/trainer_overhead.py
 
 notebooks: $(READY) ## run the notebooks again on runs/digits/latest and store their outputs
-	$(BIN)/python -m jupyter execute --inplace notebooks/*.ipynb
+	$(BIN)/python -c 'import sys, nbclient, nbformat; [nbformat.write(nbclient.execute(nbformat.read(path, 4), \
+		record_timing=False), path) for path in sys.argv[1:]]' notebooks/*.ipynb
 
 clean: ## remove the environment and the caches, not the runs
 	rm -rf $(VENV) .pytest_cache .ruff_cache build dist

@@ -44,7 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # DDP starts the other ranks with sys.argv as it is, so it is read and never changed.
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    program = os.path.basename(sys.argv[0]).replace("__main__.py", "python -m resnet18")
+    script = os.path.basename(sys.argv[0])
+    program = {"resnet18": script, "__main__.py": "python -m resnet18"}.get(script, "lightning")
     if not arguments or arguments[0] in ("-h", "--help"):
         print(help_text(program), end="")
         return 0

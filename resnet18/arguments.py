@@ -133,7 +133,7 @@ class Arguments(LightningCLI):
         for key, value in leaves(self.config):
             if key.endswith("monitor") and str(value).startswith("test/"):
                 raise UsageError(
-                    f"{self._culprit(key)}{key}: {value} would choose by the test images; monitor a val/ metric"
+                    f"{self._culprit(key)}{shown(key)}: {value} would choose by the test images; monitor a val/ metric"
                 )
         if self.stored is not None:
             self._compare(parser.parse_object(self.stored))
@@ -171,14 +171,13 @@ class Arguments(LightningCLI):
         changed = [
             f"{shown(key)}: {before.get(key)} → {now.get(key)}"
             for key in dict.fromkeys([*before, *now])
-            if key.startswith(("seed_everything", "model.", "data.", "trainer."))
-            and before.get(key) != now.get(key)
-            and key not in MAY_CHANGE
+            if key.startswith(("seed_everything", "model.", "data.", "trainer.")) and before.get(key) != now.get(key)
         ]
         if self.command != "fit":
             changed = [change for change in changed if not change.startswith(("trainer.logger", "trainer.callbacks"))]
         frozen = ("model.",) if self.command != "fit" else ("seed_everything", "model.", "data.")
-        refused = [change for change in changed if change.startswith(frozen)]
+        allowed = tuple(f"{shown(key)}:" for key in MAY_CHANGE)
+        refused = [change for change in changed if change.startswith(frozen) and not change.startswith(allowed)]
         if refused and self.command == "fit":
             raise UsageError(
                 "resuming keeps a run's hyper-parameters, for the optimizer's state would bring the old ones back; "

@@ -71,7 +71,7 @@ class Classifier(LightningModule):
 
     Raises:
         ValueError: For a label smoothing outside of 0…1 or a count that does not fit another.
-        TypeError: In ``forward``, for images that are not uint8.
+        TypeError: In ``forward`` and ``normalize``, for images that are not uint8.
         RunError: Where validation or test meets a loss that is not finite.
     """
 
@@ -131,12 +131,16 @@ class Classifier(LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, N×num_classes, of uint8 images, N×C×H×W."""
+        return self.backbone(self.normalize(images))
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """What the backbone sees of uint8 images: (pixels / 255 - mean) / std, in float32."""
         if images.dtype != torch.uint8:
             raise TypeError(f"expected uint8 pixels, got {images.dtype}; the network normalises them itself")
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        # (pixels / 255 - mean) / std in two passes over the batch instead of four.
-        return self.backbone(images * (1 / (255 * self.std)) - self.mean / self.std)
+        # In two passes over the batch instead of four.
+        return images * (1 / (255 * self.std)) - self.mean / self.std
 
     def setup(self, stage: str) -> None:
         if stage != "fit":

@@ -66,18 +66,20 @@ class Program(Arguments):
         self._name_loggers()
 
     def _hand_over_num_classes(self) -> None:
-        """Sees to it that the backbone learns the number of classes where jsonargparse's link would drop it in silence.
+        """Sees to it that a function learns the number of classes too.
 
-        That is where a function hides its parameters in ``**kwargs``, as most of torchvision's models do.
+        jsonargparse's link reaches classes. For a function that hides its parameters behind ``**kwargs``, as most of
+        torchvision's do, it is dropped in silence.
         """
         backbone = self.config.model.backbone
         if not isinstance(backbone, Namespace):
             return
         made = import_object(backbone.class_path)
-        if "num_classes" in parameter_names(made):
+        named = "num_classes" in parameter_names(made)
+        if named and isinstance(made, type):
             return
         kinds = [parameter.kind for parameter in inspect.signature(made).parameters.values()]
-        if inspect.Parameter.VAR_KEYWORD not in kinds:
+        if not named and inspect.Parameter.VAR_KEYWORD not in kinds:
             raise UsageError(
                 f"{self._culprit('model.backbone')}model.backbone: {backbone.class_path} takes no num_classes, "
                 "and so can't be told how many the data have"
@@ -85,7 +87,9 @@ class Program(Arguments):
         parser = ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(ImageDataModule, "data")
         data = parser.instantiate(Namespace(data=self.config.data)).data
-        backbone["dict_kwargs"] = {**(backbone.get("dict_kwargs") or {}), "num_classes": data.num_classes}
+        place = "init_args" if named else "dict_kwargs"
+        given = backbone.get(place) or Namespace()
+        backbone[place] = Namespace({**vars(given), "num_classes": data.num_classes})
 
     def _experiment(self) -> str:
         if self.config_paths:
@@ -234,8 +238,8 @@ class Program(Arguments):
             lines.append(f"best    {monitor} {value}, in epoch {best['epoch'] + 1:.0f} of {self.trainer.current_epoch}")
         lines.append(f"run     {self.directory}")
         lines.append(f"test    lightning test --ckpt_path {shown}")
-        if any(isinstance(logger, WandbLogger) for logger in self.trainer.loggers):
-            lines.append(f"curves  wandb leet {shown / 'wandb' / 'latest-run'}")
+        if (offline := shown / "wandb" / "latest-run").exists():
+            lines.append(f"curves  wandb leet {offline}")
         say("\n".join(lines))
 
     def _validate(self) -> None:

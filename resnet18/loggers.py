@@ -2,13 +2,14 @@
 
 import csv
 import os
+import sys
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
-from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only
 
 ONLINE_TIMEOUT_S = "10"
 
@@ -89,16 +90,16 @@ def start_wandb(logger: WandbLogger) -> None:
     import wandb
 
     # WandbLogger passes a setting that W&B has retired, and warns about, in every run.
-    getattr(logger, "_wandb_init", {}).pop("anonymous", None)
+    logger._wandb_init.pop("anonymous", None)
     offline = "the run is kept offline; `wandb sync` uploads it later"
     if os.environ["WANDB_MODE"] == "online" and not wandb.login(prompt=False):
-        rank_zero_warn(f"WANDB_MODE=online, but there is no API key (`wandb login`): {offline}")
-        os.environ["WANDB_MODE"] = "offline"
+        print(f"WANDB_MODE=online, but there is no API key (`wandb login`): {offline}", file=sys.stderr)
+        logger._wandb_init["mode"] = "offline"  # by now W&B has read the environment
     try:
         _ = logger.experiment
     except (wandb.errors.Error, TimeoutError) as error:
         if os.environ["WANDB_MODE"] != "online":
             raise
-        rank_zero_warn(f"W&B could not be reached ({str(error).splitlines()[0]}): {offline}")
-        os.environ["WANDB_MODE"] = "offline"
+        print(f"W&B could not be reached ({str(error).splitlines()[0]}): {offline}", file=sys.stderr)
+        logger._wandb_init["mode"] = "offline"
         _ = logger.experiment

@@ -114,7 +114,7 @@ class Run:
         return read_metrics(self.directory) if self.directory else []
 
     def curve(self, metric: str) -> tuple[list[int], list[float]]:
-        """The optimizer steps at which a metric was logged, and its values.
+        """After how many optimizer steps a metric was logged, and its values.
 
         Raises:
             KeyError: For a metric that was never logged, with those that were.
@@ -123,7 +123,8 @@ class Run:
         if not rows:
             logged = sorted({name for row in self.metrics for name in row} - {"epoch", "step"})
             raise KeyError(f"{metric} was not logged; {', '.join(logged) or 'nothing'} was")
-        return [int(row["step"]) for row in rows], [row[metric] for row in rows]
+        # Lightning logs the number of the step, counted from 0.
+        return [int(row["step"]) + 1 for row in rows], [row[metric] for row in rows]
 
 
 def load_run(place: str | os.PathLike[str]) -> Run:
@@ -138,6 +139,8 @@ def load_run(place: str | os.PathLike[str]) -> Run:
 
 def read_metrics(directory: Path) -> list[dict[str, float]]:
     """The rows of a run's ``metrics.csv`` without their empty cells."""
+    if not (directory / METRICS).exists():  # nothing was logged
+        return []
     with (directory / METRICS).open(newline="") as file:
         return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
 

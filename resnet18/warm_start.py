@@ -25,8 +25,8 @@ def read_weights(source: str) -> dict[str, Tensor]:
 
         try:
             return dict(get_weight(source).get_state_dict(check_hash=True))
-        except ValueError as error:
-            raise RunError(f"init_from: {error}") from None
+        except (ValueError, KeyError) as error:
+            raise RunError(f"init_from: torchvision has no weights {source} ({error})") from None
         except OSError as error:
             raise RunError(f"init_from: {source} could not be downloaded: {error}") from None
     path = find_checkpoint(source)

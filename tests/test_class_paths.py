@@ -135,6 +135,7 @@ def test_foreign_code_is_refused_by_key_and_name(value: Any, name: str) -> None:
     assert str(refused.value).endswith("; it was not called")
 
 
+SGD: Any = torch.optim.SGD
 NESTINGS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "list": (lambda value: {"a": [1, [value]]}, "a[1][0]"),
     "tuple": (lambda value: {"a": ("x", value)}, "a[1]"),
@@ -142,8 +143,8 @@ NESTINGS: dict[str, tuple[Callable[[Any], Any], str]] = {
     "mixed": (lambda value: Namespace(a=[{"b": Namespace(c=(value,))}]), "a[0].b.c[0]"),
     "partial": (lambda value: {"a": partial(value, 1)}, "a"),
     "partial of partial": (lambda value: {"a": partial(partial(value, 1), 2)}, "a"),
-    "argument of partial": (lambda value: {"a": partial(torch.optim.SGD, value)}, "a"),
-    "keyword of partial": (lambda value: {"a": partial(torch.optim.SGD, hook=[value])}, "a"),
+    "argument of partial": (lambda value: {"a": partial(SGD, value)}, "a"),
+    "keyword of partial": (lambda value: {"a": partial(SGD, hook=[value])}, "a"),
     "init_args": (
         lambda value: Namespace(m=Namespace(class_path="torch.nn.ReLU", init_args=Namespace(f=value))),
         "m.init_args.f",

@@ -1,10 +1,11 @@
 import io
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch.optim import SGD, Optimizer
+from torch.optim import SGD
 
 from resnet18.schedules import OneCycle, StepSchedule, Triangular, WarmupCosine
 
@@ -51,7 +52,7 @@ def advance(schedule: StepSchedule, steps: int) -> list[float]:
     ],
 )
 def test_the_factors_are_those_computed_by_hand(
-    kind: type[StepSchedule], settings: dict[str, Any], factors: dict[int, float]
+    kind: Callable[..., StepSchedule], settings: dict[str, Any], factors: dict[int, float]
 ) -> None:
     rates = advance(kind(optimizer(), total_steps=19, **settings), 20)
     assert {step: rates[step] / RATE for step in factors} == pytest.approx(factors, abs=1e-12)
@@ -60,7 +61,7 @@ def test_the_factors_are_those_computed_by_hand(
 @pytest.mark.parametrize("total_steps", [1, 2, 3, 50])
 @pytest.mark.parametrize("kind", SCHEDULES)
 def test_every_step_of_the_run_has_a_rate_and_only_what_follows_has_the_final_one(
-    kind: type[StepSchedule], total_steps: int
+    kind: Callable[..., StepSchedule], total_steps: int
 ) -> None:
     rates = advance(kind(optimizer(), total_steps=total_steps), total_steps + 3)
     assert all(0 < rate <= RATE for rate in rates[:total_steps])
@@ -68,7 +69,7 @@ def test_every_step_of_the_run_has_a_rate_and_only_what_follows_has_the_final_on
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
-def test_the_rate_rises_to_one_peak_and_falls(kind: type[StepSchedule]) -> None:
+def test_the_rate_rises_to_one_peak_and_falls(kind: Callable[..., StepSchedule]) -> None:
     rates = advance(kind(optimizer(), total_steps=99), 100)
     peak = rates.index(max(rates))
     assert rates[peak] == pytest.approx(RATE, abs=1e-12)
@@ -78,7 +79,7 @@ def test_the_rate_rises_to_one_peak_and_falls(kind: type[StepSchedule]) -> None:
 
 
 @pytest.mark.parametrize("kind", SCHEDULES)
-def test_parameter_groups_keep_the_ratio_of_their_rates(kind: type[StepSchedule]) -> None:
+def test_parameter_groups_keep_the_ratio_of_their_rates(kind: Callable[..., StepSchedule]) -> None:
     schedule = kind(optimizer(0.4, 0.1), total_steps=9)
     for _ in range(8):
         first, second = (group["lr"] for group in schedule.optimizer.param_groups)
@@ -89,7 +90,7 @@ def test_parameter_groups_keep_the_ratio_of_their_rates(kind: type[StepSchedule]
 
 @pytest.mark.parametrize("done", [1, 7, 18])
 @pytest.mark.parametrize("kind", SCHEDULES)
-def test_a_saved_schedule_goes_on_as_if_never_interrupted(kind: type[StepSchedule], done: int) -> None:
+def test_a_saved_schedule_goes_on_as_if_never_interrupted(kind: Callable[..., StepSchedule], done: int) -> None:
     unbroken = advance(kind(optimizer(), total_steps=19), 20)
     schedule = kind(optimizer(), total_steps=19)
     advance(schedule, done)
@@ -104,14 +105,15 @@ def test_a_saved_schedule_goes_on_as_if_never_interrupted(kind: type[StepSchedul
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, float("nan")])
 @pytest.mark.parametrize(("kind", "name"), [(WarmupCosine, "warmup"), (Triangular, "peak"), (OneCycle, "peak")])
-def test_a_share_outside_of_0_to_1_is_refused_by_name(kind: type[StepSchedule], name: str, share: float) -> None:
+def test_a_share_outside_of_0_to_1_is_refused_by_name(
+    kind: Callable[..., StepSchedule], name: str, share: float
+) -> None:
     with pytest.raises(ValueError, match=f"^{name} is a share of the run, at least 0 and below 1, not {share}$"):
         kind(optimizer(), total_steps=10, **{name: share})
 
 
 @pytest.mark.parametrize("given", [{}, {"total_steps": None}, {"total_steps": 0}, {"total_steps": -3}])
 @pytest.mark.parametrize("kind", SCHEDULES)
-def test_a_missing_or_empty_run_is_refused(kind: Any, given: dict[str, int | None]) -> None:
-    made: Optimizer = optimizer()
+def test_a_missing_or_empty_run_is_refused(kind: Callable[..., StepSchedule], given: dict[str, int | None]) -> None:
     with pytest.raises(ValueError, match=f"total_steps must be given and at least 1, not {given.get('total_steps')}"):
-        kind(made, **given)
+        kind(optimizer(), **given)

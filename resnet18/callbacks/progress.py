@@ -27,7 +27,7 @@ class EpochLines(ProgressBar):
     def __init__(self, throughput: Throughput | None = None) -> None:
         super().__init__()
         self.throughput = throughput
-        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True)
+        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True, force_jupyter=False)
         self._bar: Progress | None = None
         self._task: Any = None
         self._drawn = self._epoch_began = 0.0

@@ -81,7 +81,7 @@ def test_the_augmentation_is_that_of_seed_step_and_rank(settings: dict[str, Any]
     one = numbered(1)
     pixels = Pixels(one.images.expand(32, -1, -1, -1).contiguous(), torch.arange(32))
 
-    def batches(seed: int = 0, epoch: int = 0, **place: int) -> list[Tensor]:
+    def batches(seed: int = 0, epoch: int = 0, **place: Any) -> list[Tensor]:
         loader = TrainLoader(pixels, 16, seed, position=at(epoch), **place, **settings)
         return [images for images, _ in loader]
 
