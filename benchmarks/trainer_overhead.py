@@ -87,14 +87,16 @@ def bare() -> tuple[float, float]:
 
 def trainer(*options: str) -> tuple[float, float]:
     """The same by the program itself."""
-    from lightning.pytorch import Callback
+    from lightning.pytorch import Callback, LightningModule, Trainer
 
     from resnet18.cli import Program
 
     clock = Clock()
 
     class Tick(Callback):
-        def on_train_batch_start(self, *args: Any) -> None:
+        def on_train_batch_start(
+            self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
+        ) -> None:
             clock.step()
 
     program = Program("fit", [*SETTINGS, *options])

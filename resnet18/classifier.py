@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
-from torchmetrics import MeanMetric, MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from resnet18.checkpoints import CONFIG_KEY, read_checkpoint
@@ -37,6 +37,30 @@ ScheduleCallable = Callable[[Optimizer], LRScheduler]
 
 
 VALIDATION_METRICS = ("val/loss", "val/top1", "val/top5")
+
+
+class MeanLoss(Metric):
+    """Mean over images, whatever the batches and ranks they came in.
+
+    torchmetrics' MeanMetric waits for the device at every update to look for NaNs; told not to, version 1.9 drops its
+    weights too, and a small last batch or rank counts as much as a full one.
+    """
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor, count: int) -> None:
+        """Adds a batch: the sum of its losses and its number of images."""
+        self.total += total
+        self.count += count
+
+    def compute(self) -> Tensor:
+        return self.total / self.count
 
 
 class Prediction(NamedTuple):
@@ -116,8 +140,7 @@ class Classifier(LightningModule):
         """The whole configuration of the run, plain values only; kept in every checkpoint."""
         self._loss_sum: Tensor | float = 0.0
         self._loss_count = 0
-        # nan_strategy: the default drops NaNs with a warning and a device sync; here they are refused at the end.
-        self.val_loss, self.test_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
+        self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
         accuracies = MetricCollection(
             {
                 "top1": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
@@ -162,6 +185,13 @@ class Classifier(LightningModule):
             self._loss_sum, self._loss_count = 0.0, 0
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        # Every rank has gathered norm statistics of its own since the last forward pass of training. A checkpoint holds
+        # rank 0's, so all ranks score with those.
+        if self.trainer.world_size > 1:
+            for buffer in self.backbone.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
         self._score(batch, self.val_loss, self.val_accuracy)
 
@@ -174,13 +204,13 @@ class Classifier(LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_scores("test", self.test_loss, self.test_accuracy)
 
-    def _score(self, batch: tuple[Tensor, ...], loss: MeanMetric, accuracy: MetricCollection) -> None:
+    def _score(self, batch: tuple[Tensor, ...], loss: MeanLoss, accuracy: MetricCollection) -> None:
         images, labels = batch[:2]
         logits = self(images).float()
-        loss.update(F.cross_entropy(logits, labels), weight=len(labels))
+        loss.update(F.cross_entropy(logits, labels, reduction="sum"), len(labels))
         accuracy.update(logits, labels)
 
-    def _log_scores(self, stage: str, loss: MeanMetric, accuracy: MetricCollection) -> None:
+    def _log_scores(self, stage: str, loss: MeanLoss, accuracy: MetricCollection) -> None:
         # Metric objects, not their values: Lightning then resets them, and knows that they agree on every rank.
         # NaN logits would score like a plausible accuracy; the loss tells.
         if not torch.isfinite(loss.compute()):

@@ -217,3 +217,11 @@ def test_torchvisions_weights_start_a_run_with_a_fresh_last_layer(
     assert started["backbone.fc.weight"].shape == (10, 512)
     done = lightning("fit", "--config", CONFIG, *SHORT, "--init_from", "ResNet18_Weights.IMAGENET2K")
     assert (done.status, "init_from: " in done.err) == (1, True)
+
+
+def test_scores_do_not_depend_on_the_batches(lightning, trained: Path) -> None:
+    shown = [
+        lightning("validate", "--ckpt_path", trained, "--data.eval_batch_size", size).out.splitlines()[-1].split("(")[0]
+        for size in (512, 100, 7)  # 143 images: one batch, and ragged last ones of 43 and 3
+    ]
+    assert shown[0] == shown[1] == shown[2]

@@ -199,10 +199,8 @@ def test_other_loggers_and_callbacks_from_yaml(lightning, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("monitor", ["test/top1", "test/loss"])
 def test_no_callback_may_watch_the_test_images(monitor: str, lightning, tmp_path: Path) -> None:
-    (tmp_path / "stop.yaml").write_text(
-        "trainer: {callbacks: [{class_path: lightning.pytorch.callbacks.EarlyStopping, init_args: {monitor: %s}}]}"
-        % monitor
-    )
+    stop = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"monitor": monitor}}
+    (tmp_path / "stop.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [stop]}}))
     done = lightning("fit", "--config", CONFIG, "--config", "stop.yaml", *SHORT)
     assert done.status == 2
     assert f"stop.yaml: trainer.callbacks[0].monitor: {monitor} would choose by the test images" in done.err

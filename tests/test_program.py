@@ -88,7 +88,7 @@ def test_a_model_from_a_file_in_the_working_directory(tmp_path: Path) -> None:
     options = ["--model.optimizer", "SGD", "--data", "Digits", "--trainer.fast_dev_run", "2"]
     for name in ("MyNet", "my_net"):
         process = start(["fit", "--model.backbone", f"mynet.{name}", *options], tmp_path, NAMES["lightning"])
-        out, err = process.communicate(timeout=120)
+        _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
     assert not (tmp_path / "runs").exists()
 
