@@ -12,6 +12,7 @@ import pytest
 
 # Before anything imports W&B or Lightning: tests neither ask nor reach for a network.
 os.environ.update(WANDB_MODE="offline", WANDB_ERROR_REPORTING="false", WANDB_SILENT="true")
+os.environ["OMP_NUM_THREADS"] = "1"  # the networks are tiny, and sums then do not depend on the number of threads
 for name in ("WANDB_API_KEY", "WANDB_PROJECT", "PL_GLOBAL_SEED"):
     os.environ.pop(name, None)
 
@@ -40,6 +41,7 @@ def lightning(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["lightning"])
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.delitem(sys.modules, "mynet", raising=False)  # an earlier test's
 
     def call(*arguments: object) -> Done:
         capfd.readouterr()
@@ -62,7 +64,7 @@ def start(
     return subprocess.Popen(
         [*program, *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        env={**os.environ, **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

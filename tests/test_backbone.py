@@ -157,7 +157,13 @@ def test_an_unknown_stem_is_refused_with_the_known_ones() -> None:
 
 
 @pytest.mark.parametrize(
-    ("shape", "shown"), [((2, 1, 32, 32), "2×1×32×32"), ((3, 32, 32), "3×32×32"), ((2, 4, 32, 32), "2×4×32×32")]
+    ("shape", "shown"),
+    [
+        ((2, 1, 32, 32), "2×1×32×32"),
+        ((3, 32, 32), "3×32×32"),
+        ((2, 3, 32), "2×3×32"),
+        ((2, 3, 1, 32, 32), "2×3×1×32×32"),
+    ],
 )
 def test_a_batch_of_another_shape_is_refused_with_both_shapes(shape: tuple[int, ...], shown: str) -> None:
     network = resnet18(width=8)

@@ -110,8 +110,10 @@ class Listening(Classifier):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.int64])
 def test_pixels_that_are_not_bytes_are_refused(dtype: torch.dtype) -> None:
-    with pytest.raises(TypeError, match=f"expected uint8 pixels, got {dtype}"):
-        make()(torch.zeros(2, 1, 8, 8, dtype=dtype))
+    classifier = make()
+    for call in (classifier, classifier.normalize):
+        with pytest.raises(TypeError, match=f"expected uint8 pixels, got {dtype}"):
+            call(torch.zeros(2, 1, 8, 8, dtype=dtype))
 
 
 def test_bytes_become_float_logits() -> None:
@@ -127,6 +129,7 @@ def test_pixels_are_normalised_as_by_hand(channels_last: bool) -> None:
     images[0], images[1] = 0, 255
     expected = torch.stack([(images[:, c].double() / 255 - mean[c]) / std[c] for c in range(3)], dim=1)
     torch.testing.assert_close(classifier(images), expected.float(), rtol=0, atol=2e-6)
+    assert torch.equal(classifier.normalize(images), classifier(images))
 
 
 def test_mean_and_standard_deviation_are_in_the_state_and_come_from_it() -> None:
@@ -301,7 +304,7 @@ def test_norm_layers_and_biases_are_spared_from_decay_in_resnet18() -> None:
 
 
 class Normed(nn.Module):
-    """Norm layers whose weights have the shape of images, as in networks with ``LayerNorm([C, H, W])``."""
+    """Norm layers and biases whose weights have the shape of images, as in networks with ``LayerNorm([C, H, W])``."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -309,6 +312,8 @@ class Normed(nn.Module):
         self.norm = nn.LayerNorm([4, 6, 6])
         self.group = nn.GroupNorm(2, 4)
         self.attention = nn.MultiheadAttention(4, 2)
+        self.shift = nn.Module()
+        self.shift.bias = nn.Parameter(torch.zeros(4, 6, 6))
 
 
 @pytest.mark.parametrize(
@@ -589,6 +594,27 @@ def test_nothing_waits_for_the_device_at_log_points_without_a_logger() -> None:
     with syncs:
         trainer(max_epochs=1, log_every_n_steps=5, callbacks=[steps]).fit(make(), training(12))
     assert steps.per_step() == [0] * 12
+
+
+class PerScoredBatch(Callback):
+    """How many syncs there were up to the start of each batch that is scored."""
+
+    def __init__(self, syncs: Syncs) -> None:
+        self.syncs, self.marks = syncs, list[int]()
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.marks.append(self.syncs.count)
+
+
+def test_nothing_waits_for_the_device_between_the_batches_of_a_validation() -> None:
+    syncs = Syncs()
+    batches = PerScoredBatch(syncs)
+    with syncs:
+        trainer(callbacks=[batches]).validate(make(), EvaluationLoader(pixels(30), 4), verbose=False)
+    assert len(batches.marks) == 8
+    assert len(set(batches.marks)) == 1
 
 
 # Checkpoints
