@@ -11,7 +11,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from resnet18.callbacks.throughput import Throughput
 from resnet18.position import at_log_point, batches_done
@@ -48,9 +48,8 @@ class EpochLines(ProgressBar):
             return
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),  # with all the rest it fits a terminal of 80 columns
             MofNCompleteColumn(),
-            TimeElapsedColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[numbers]}"),
             console=self.console,
@@ -76,9 +75,17 @@ class EpochLines(ProgressBar):
         metrics = trainer.callback_metrics
         parts = [f"{name} {metrics[name].item():.4f}" for name in ("train/loss", "val/loss") if name in metrics]
         parts += [f"{name} {100 * metrics[name].item():.2f} %" for name in ("val/top1", "val/top5") if name in metrics]
-        if self.throughput is not None and self.throughput.images_per_s:
-            parts.append(f"{self.throughput.images_per_s:,.0f} images/s")
-        return "  ".join(parts)
+        return "  ".join([*parts, *self._speed()])
+
+    def _short(self, trainer: Trainer) -> str:
+        metrics = trainer.callback_metrics
+        parts = [f"loss {metrics['train/loss'].item():.3f}"] if "train/loss" in metrics else []
+        parts += [f"top-1 {100 * metrics['val/top1'].item():.2f} %"] if "val/top1" in metrics else []
+        return "  ".join([*parts, *self._speed()])
+
+    def _speed(self) -> list[str]:
+        rate = self.throughput.images_per_s if self.throughput is not None else None
+        return [f"{rate:,.0f} images/s"] if rate else []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._text = ""
@@ -93,7 +100,7 @@ class EpochLines(ProgressBar):
         if self._bar is None:
             return
         if at_log_point(trainer, trainer.global_step):
-            self._text = self._numbers(trainer)
+            self._text = self._short(trainer)
         self._draw(batches_done(trainer), f"epoch {trainer.current_epoch + 1}/{_last_epoch(trainer)}", self._text)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
