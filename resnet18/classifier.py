@@ -36,6 +36,7 @@ OptimizerCallable = Callable[[Iterable], Optimizer]
 ScheduleCallable = Callable[[Optimizer], LRScheduler]
 
 
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 VALIDATION_METRICS = ("val/loss", "val/top1", "val/top5")
 
 
@@ -122,6 +123,7 @@ class Classifier(LightningModule):
             raise ValueError(f"mean has {len(mean)} channels and std {len(std)}")
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
+        mean, std = [float(value) for value in mean], [float(value) for value in std]  # NumPy's too
         with warnings.catch_warnings():
             # "Attribute 'backbone' is an instance of nn.Module": on_save_checkpoint leaves it out.
             warnings.filterwarnings("ignore", message="Attribute 'backbone'")
@@ -250,8 +252,12 @@ class Classifier(LightningModule):
         made: Any = self.schedule
         if isinstance(made, partial):
             # Python code hands over partial(class, …), the command line partial(instantiator, class, …).
-            given, made = made.keywords, next(part for part in (*made.args, made.func) if isinstance(part, type))
-        if "total_steps" in inspect.signature(made).parameters and given.get("total_steps") is None:
+            given, made = (
+                made.keywords,
+                next((part for part in (*made.args, made.func) if isinstance(part, type)), made.func),
+            )
+        length_given = any(given.get(name) is not None for name in ("total_steps", "epochs"))
+        if "total_steps" in inspect.signature(made).parameters and not length_given:
             given_length: Callable[..., LRScheduler] = self.schedule
             return given_length(optimizer, total_steps=total_steps)
         return self.schedule(optimizer)
@@ -308,9 +314,13 @@ def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
     """
     decayed: list[Tensor] = []
     spared: list[Tensor] = []
+    in_norms = {
+        id(parameter) for part in module.modules() if isinstance(part, NORMS) for parameter in part.parameters()
+    }
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
-            (spared if parameter.ndim < 2 or name.endswith(".bias") else decayed).append(parameter)
+            spare = parameter.ndim < 2 or name.endswith(".bias") or id(parameter) in in_norms
+            (spared if spare else decayed).append(parameter)
     return [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
 
 

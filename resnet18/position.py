@@ -16,8 +16,12 @@ def batches_done(trainer: Trainer) -> int:
 
 
 def at_log_point(trainer: Trainer, step: int) -> bool:
-    """Whether metrics are logged once so many optimizer steps are done."""
-    return step % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+    """Whether the batch is the last one of so many optimizer steps, and these are to be logged after.
+
+    ``log_every_n_steps`` may be 0, for never. Where gradients are accumulated over batches, the last of them counts.
+    """
+    every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    return every > 0 and step % every == 0 and not trainer.fit_loop._should_accumulate()
 
 
 def at_last_batch(trainer: Trainer) -> bool:

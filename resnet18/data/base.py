@@ -110,10 +110,10 @@ class ImageDataModule(LightningDataModule, ABC):
         if stage in ("fit", "validate") and self.val is None:
             pixels = self.load("train")
             train, val = self._cut(pixels.labels)
-            self.val = Pixels(pixels.images[val], pixels.labels[val])
-            self.train = Pixels(pixels.images[train], pixels.labels[train])
             if len(train) < self.batch_size:
                 raise ValueError(f"batch_size is {self.batch_size}, but there are {len(train)} images to train on")
+            self.train = Pixels(pixels.images[train], pixels.labels[train])
+            self.val = Pixels(pixels.images[val], pixels.labels[val])
         elif stage in ("test", "predict") and self.test is None:
             self.test = self.load("test")
 

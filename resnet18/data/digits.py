@@ -5,6 +5,8 @@ Test part of "Optical Recognition of Handwritten Digits", E. Alpaydin and C. Kay
 """
 
 import importlib.util
+import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -70,15 +72,19 @@ class Digits(ImageDataModule):
     def _read(self) -> numpy.ndarray:
         path = Path(self.root) / FILE if self.root else _embedded_file()
         try:
-            values = numpy.loadtxt(path, delimiter=",")
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # an empty file is refused below
+                values = numpy.loadtxt(path, delimiter=",")
         except FileNotFoundError:
             raise RunError(f"data.root: there is no {path}") from None
-        except (OSError, ValueError, EOFError) as error:
+        except (OSError, ValueError, EOFError, zlib.error) as error:
             raise RunError(f"data.root: {path} can't be read: {error}") from None
         if values.ndim != 2 or values.shape[1] != 65:
             raise RunError(f"data.root: {path} should have 65 values a line, not the shape {values.shape}")
         if not (values[:, :-1].min() >= 0 and values[:, :-1].max() <= 16 and set(values[:, -1]) == set(range(10))):
             raise RunError(f"data.root: {path} should hold pixels from 0 to 16 and the classes 0 to 9")
+        if numpy.bincount(values[:, -1].astype(int)).min() < 4:
+            raise RunError(f"data.root: {path} should hold four images of every class, to train, validate and test on")
         return values
 
 

@@ -113,7 +113,7 @@ class EvaluationLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.positions = torch.arange(rank, len(pixels.labels), world_size)
+        self.positions = torch.arange(len(pixels.labels))[rank::world_size]
         self.images, self.labels = pixels.images[self.positions].to(device), pixels.labels[self.positions].to(device)
         self.batch_size = batch_size
 
