@@ -252,10 +252,8 @@ class Classifier(LightningModule):
         made: Any = self.schedule
         if isinstance(made, partial):
             # Python code hands over partial(class, …), the command line partial(instantiator, class, …).
-            given, made = (
-                made.keywords,
-                next((part for part in (*made.args, made.func) if isinstance(part, type)), made.func),
-            )
+            classes = [part for part in (*made.args, made.func) if isinstance(part, type)]
+            given, made = made.keywords, classes[0] if classes else made.func
         length_given = any(given.get(name) is not None for name in ("total_steps", "epochs"))
         if "total_steps" in inspect.signature(made).parameters and not length_given:
             given_length: Callable[..., LRScheduler] = self.schedule
@@ -314,9 +312,8 @@ def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
     """
     decayed: list[Tensor] = []
     spared: list[Tensor] = []
-    in_norms = {
-        id(parameter) for part in module.modules() if isinstance(part, NORMS) for parameter in part.parameters()
-    }
+    norms = [part for part in module.modules() if isinstance(part, NORMS)]
+    in_norms = {id(parameter) for norm in norms for parameter in norm.parameters()}
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             spare = parameter.ndim < 2 or name.endswith(".bias") or id(parameter) in in_norms

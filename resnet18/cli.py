@@ -233,7 +233,7 @@ class Program(Arguments):
         lines = [""]
         if rows:
             monitor, choose = self.config.best.monitor, max if self.config.best.mode == "max" else min
-            best = choose(rows, key=lambda row: row[monitor])
+            best = choose(reversed(rows), key=lambda row: row[monitor])  # of equal ones the last, as it is kept
             value = f"{100 * best[monitor]:.2f} %" if "top" in monitor else f"{best[monitor]:.4f}"
             lines.append(f"best    {monitor} {value}, in epoch {best['epoch'] + 1:.0f} of {self.trainer.current_epoch}")
         lines.append(f"run     {self.directory}")

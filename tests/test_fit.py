@@ -103,7 +103,7 @@ def test_the_curves_can_be_seen_without_an_account(trained: Path) -> None:
 def test_the_best_checkpoint_is_the_best_epochs_and_plain(trained: Path) -> None:
     best = torch.load(trained / "checkpoints" / "best.ckpt", weights_only=True)
     rows = [row for row in csv.DictReader((trained / "metrics.csv").open()) if row["val/top1"]]
-    top = max(rows, key=lambda row: float(row["val/top1"]))
+    top = max(reversed(rows), key=lambda row: float(row["val/top1"]))
     assert best["global_step"] == int(top["step"]) + 1
     assert list(best["hyper_parameters"]["class_names"]) == list("0123456789")
     assert list(best["hyper_parameters"]["input_size"]) == [1, 8, 8]

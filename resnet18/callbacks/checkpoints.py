@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from torch import Tensor
 
 from resnet18.checkpoints import BEST, LAST
 from resnet18.classifier import VALIDATION_METRICS
@@ -19,6 +20,9 @@ from resnet18.position import at_last_batch, at_log_point
 
 class BestCheckpoint(ModelCheckpoint):
     """Keeps the weights of the epoch that validated best, without the optimizer's state.
+
+    Of epochs that validate equally well, as happens with few validation images, it keeps the last: the learning rate has
+    come down further by then.
 
     Args:
         monitor: One of the validation metrics.
@@ -39,6 +43,10 @@ class BestCheckpoint(ModelCheckpoint):
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        equal = current is not None and self.best_model_score is not None and bool(current == self.best_model_score)
+        return equal or super().check_monitor_top_k(trainer, current)
 
 
 class LastCheckpoint(Checkpoint):
