@@ -21,8 +21,8 @@ from resnet18.position import at_last_batch, at_log_point
 class BestCheckpoint(ModelCheckpoint):
     """Keeps the weights of the epoch that validated best, without the optimizer's state.
 
-    Of epochs that validate equally well, as happens with few validation images, it keeps the last: the learning rate has
-    come down further by then.
+    Of epochs that validate equally well, as happens with few validation images, it keeps the last: by then the learning
+    rate has come down further.
 
     Args:
         monitor: One of the validation metrics.
