@@ -29,9 +29,16 @@ class Probe(Callback):
 """
 PROGRAM = [str(Path(sys.executable).parent / "lightning")]
 LIBRARIES = "import torch, torchvision, lightning.pytorch, torchmetrics"
+CONFIG = str(ROOT / "configs" / "digits.yaml")
 COMMANDS = {
     "libraries": [sys.executable, "-c", LIBRARIES],
-    "first_step": [*PROGRAM, "fit", "--config", str(ROOT / "configs" / "digits.yaml"), "--trainer.callbacks+=probe.Probe"],
+    "first_step": [
+        *PROGRAM,
+        "fit",
+        "--config",
+        str(ROOT / "configs" / "digits.yaml"),
+        "--trainer.callbacks+=probe.Probe",
+    ],
     "help": [*PROGRAM, "--help"],
     "version": [*PROGRAM, "--version"],
     "unknown_command": [*PROGRAM, "nonsense"],

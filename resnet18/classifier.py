@@ -3,65 +3,43 @@
 Images come in as uint8 and are normalised inside, with the mean and standard deviation held in the state: a checkpoint
 carries its own preprocessing, and a batch crosses to the device at a quarter of the bytes.
 
-Between two log points (``trainer.log_every_n_steps``) nothing waits for the device: the training loss is summed there,
-and ``train/loss``, its mean since the last log point, and ``lr`` are logged together. Validation and test sum on the
+Between two log points (``trainer.log_every_n_steps``) nothing waits for the device; what is logged at one is up to
+:class:`~resnet18.callbacks.training_log.TrainingLog`, which the module brings along. Validation and test sum on the
 device too and log once, at their end.
 """
 
-import inspect
 import warnings
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
-from torchmetrics import Metric, MetricCollection
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from resnet18.callbacks.training_log import TrainingLog
 from resnet18.checkpoints import CONFIG_KEY, read_checkpoint
 from resnet18.class_paths import refuse_foreign_code
 from resnet18.errors import RunError
-from resnet18.position import at_log_point
+from resnet18.metrics import MeanLoss
+from resnet18.optimization import (
+    Interval,
+    OptimizerCallable,
+    ScheduleCallable,
+    make_optimizer,
+    make_schedule,
+    schedule_settings,
+)
 
-OptimizerCallable = Callable[[Iterable], Optimizer]
-ScheduleCallable = Callable[[Optimizer], LRScheduler]
-
-
-NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 VALIDATION_METRICS = ("val/loss", "val/top1", "val/top5")
-
-
-class MeanLoss(Metric):
-    """Mean over images, whatever the batches and ranks they came in.
-
-    torchmetrics' MeanMetric waits for the device at every update to look for NaNs; told not to, version 1.9 drops its
-    weights too, and a small last batch or rank counts as much as a full one.
-    """
-
-    total: Tensor
-    count: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
-
-    def update(self, total: Tensor, count: int) -> None:
-        """Adds a batch: the sum of its losses and its number of images."""
-        self.total += total
-        self.count += count
-
-    def compute(self) -> Tensor:
-        return self.total / self.count
 
 
 class Prediction(NamedTuple):
@@ -83,10 +61,10 @@ class Classifier(LightningModule):
         optimizer: Takes parameter groups, gives the optimizer. Weight decay is kept off norm layers and biases.
         schedule: Takes the optimizer, gives any torch scheduler, or one of :mod:`resnet18.schedules`. A ``total_steps``
             that is left out is the Trainer's number of optimizer steps.
-        schedule_interval: How often the schedule steps. By default every optimizer step for the schedules of this
-            project and for torch's ``OneCycleLR`` and ``CyclicLR``, every epoch for torch's others, as each counts.
+        schedule_interval: How often the schedule steps; see :func:`~resnet18.optimization.schedule_settings` for the
+            default.
         label_smoothing: Of the training loss; the losses of validation and test are plain cross-entropy.
-        channels_last: Keep weights and images as N×H×W×C in memory: the same numbers, faster convolutions.
+        channels_last: Keep weights and images as N×H×W×C in memory: the same network, faster convolutions.
         compile: Compile the backbone in place before training; checkpoints keep their plain names.
         num_classes: Width of the logits. The command line takes this and what follows from the data.
         mean: Of each channel, pixels counted from 0 to 1.
@@ -105,7 +83,7 @@ class Classifier(LightningModule):
         backbone: nn.Module,
         optimizer: OptimizerCallable,
         schedule: ScheduleCallable | None = None,
-        schedule_interval: Literal["step", "epoch"] | None = None,
+        schedule_interval: Interval | None = None,
         label_smoothing: float = 0.0,
         channels_last: bool = True,
         compile: bool = False,
@@ -121,6 +99,8 @@ class Classifier(LightningModule):
             raise ValueError(f"label_smoothing must be at least 0 and below 1, not {label_smoothing}")
         if len(mean) != len(std):
             raise ValueError(f"mean has {len(mean)} channels and std {len(std)}")
+        if min(std) <= 0:
+            raise ValueError(f"std must be above 0, not {list(std)}")
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
         mean, std = [float(value) for value in mean], [float(value) for value in std]  # NumPy's too
@@ -140,8 +120,6 @@ class Classifier(LightningModule):
         self.register_buffer("std", torch.tensor(std).view(-1, 1, 1))
         self.run_config: dict[str, Any] | None = None
         """The whole configuration of the run, plain values only; kept in every checkpoint."""
-        self._loss_sum: Tensor | float = 0.0
-        self._loss_count = 0
         self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
         accuracies = MetricCollection(
             {
@@ -167,6 +145,17 @@ class Classifier(LightningModule):
         # In two passes over the batch instead of four.
         return images * (1 / (255 * self.std)) - self.mean / self.std
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning notes the name of the running hook here some 45 times a step; nn.Module would look each time whether
+        # it is a parameter or a module, 2 µs.
+        if name == "_current_fx_name":
+            object.__setattr__(self, name, value)
+        else:
+            super().__setattr__(name, value)
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [TrainingLog()]
+
     def setup(self, stage: str) -> None:
         if stage != "fit":
             return
@@ -178,14 +167,7 @@ class Classifier(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        loss = F.cross_entropy(self(images), labels, label_smoothing=self.label_smoothing)
-        self._loss_sum = self._loss_sum + loss.detach()
-        self._loss_count += 1
-        if at_log_point(self.trainer, self.global_step + 1):
-            rate = self.trainer.optimizers[0].param_groups[0]["lr"]
-            self.log_dict({"train/loss": self._loss_sum / self._loss_count, "lr": rate}, batch_size=len(labels))
-            self._loss_sum, self._loss_count = 0.0, 0
-        return loss
+        return F.cross_entropy(self(images), labels, label_smoothing=self.label_smoothing)
 
     def on_validation_epoch_start(self) -> None:
         # Every rank has gathered norm statistics of its own since the last forward pass of training. A checkpoint holds
@@ -228,37 +210,18 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer()
-        if self.schedule is None:
+        schedule = self.make_schedule(optimizer, int(self.trainer.estimated_stepping_batches) if self.schedule else 0)
+        if schedule is None:
             return optimizer
-        scheduler = self.make_schedule(optimizer, int(self.trainer.estimated_stepping_batches))
-        interval = self.schedule_interval or getattr(scheduler, "interval", None)
-        if interval is None:
-            interval = "step" if isinstance(scheduler, OneCycleLR | CyclicLR) else "epoch"
-        settings: dict[str, Any] = {"scheduler": scheduler, "interval": interval}
-        if isinstance(scheduler, ReduceLROnPlateau):
-            settings["monitor"] = "val/loss"
-        return {"optimizer": optimizer, "lr_scheduler": settings}
+        return {"optimizer": optimizer, "lr_scheduler": schedule_settings(schedule, self.schedule_interval)}
 
     def make_optimizer(self) -> Optimizer:
-        """The optimizer over the trainable parameters, with weight decay kept off norm layers and biases."""
-        optimizer = self.optimizer([parameter for parameter in self.parameters() if parameter.requires_grad])
-        return self.optimizer(decay_groups(self)) if optimizer.defaults.get("weight_decay") else optimizer
+        """See :func:`resnet18.optimization.make_optimizer`."""
+        return make_optimizer(self.optimizer, self)
 
     def make_schedule(self, optimizer: Optimizer, total_steps: int) -> LRScheduler | None:
-        """The schedule over an optimizer, for a run of so many optimizer steps."""
-        if self.schedule is None:
-            return None
-        given: dict[str, Any] = {}
-        made: Any = self.schedule
-        if isinstance(made, partial):
-            # Python code hands over partial(class, …), the command line partial(instantiator, class, …).
-            classes = [part for part in (*made.args, made.func) if isinstance(part, type)]
-            given, made = made.keywords, classes[0] if classes else made.func
-        length_given = any(given.get(name) is not None for name in ("total_steps", "epochs"))
-        if "total_steps" in inspect.signature(made).parameters and not length_given:
-            given_length: Callable[..., LRScheduler] = self.schedule
-            return given_length(optimizer, total_steps=total_steps)
-        return self.schedule(optimizer)
+        """See :func:`resnet18.optimization.make_schedule`."""
+        return make_schedule(self.schedule, optimizer, total_steps) if self.schedule else None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # A classifier made in Python holds its backbone and optimizer as objects; a checkpoint holds plain values only,
@@ -303,22 +266,6 @@ class Classifier(LightningModule):
         except RuntimeError as error:
             raise RunError(f"{path} does not fit the model it is for: {str(error).splitlines()[1].strip()}") from None
         return model
-
-
-def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """The trainable parameters in two groups: decayed weights, and norm layers and biases, which are not decayed.
-
-    Goyal et al., https://arxiv.org/abs/1706.02677, and Jia et al., https://arxiv.org/abs/1807.11205, spare them so.
-    """
-    decayed: list[Tensor] = []
-    spared: list[Tensor] = []
-    norms = [part for part in module.modules() if isinstance(part, NORMS)]
-    in_norms = {id(parameter) for norm in norms for parameter in norm.parameters()}
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            spare = parameter.ndim < 2 or name.endswith(".bias") or id(parameter) in in_norms
-            (spared if spare else decayed).append(parameter)
-    return [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
 
 
 def _is_plain(value: Any) -> bool:

@@ -23,7 +23,6 @@ from resnet18.callbacks.interrupt import GracefulStop
 from resnet18.callbacks.predictions import PredictionTable
 from resnet18.callbacks.progress import EpochLines
 from resnet18.callbacks.seeding import StepSeeding
-from resnet18.callbacks.throughput import Throughput
 from resnet18.checkpoints import FOLDER, LAST, run_directory
 from resnet18.class_paths import import_object
 from resnet18.data.base import ImageDataModule
@@ -31,6 +30,7 @@ from resnet18.errors import RunError, UsageError
 from resnet18.loggers import MetricsFile, start_wandb, wandb_without_questions
 from resnet18.parser import parameter_names
 from resnet18.position import is_dry_run
+from resnet18.profiling import NoProfiler
 from resnet18.provenance import provenance, versions
 from resnet18.runs import LATEST, METRICS, create_run, new_run_id, read_metrics, write_config
 from resnet18.warm_start import start_from
@@ -124,10 +124,9 @@ class Program(Arguments):
         settings = {**self.config_init["trainer"], **kwargs}
         callbacks = settings["callbacks"] or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-        throughput = Throughput()
         shown: list[Callback] = []
         if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            shown = [EpochLines(throughput)]
+            shown = [EpochLines()]
         if self.command == "predict":
             self.table = PredictionTable(self._output(), self.datamodule.class_names)
             callbacks = [*callbacks, self.table]
@@ -136,10 +135,10 @@ class Program(Arguments):
             settings["callbacks"] = [*callbacks, *shown]
             return self._trainer(settings)
         if settings["fast_dev_run"]:
-            settings["callbacks"] = [*callbacks, StepSeeding(self.config.seed_everything), throughput, *shown]
+            settings["callbacks"] = [*callbacks, StepSeeding(self.config.seed_everything), *shown]
             return self._trainer(settings)
         assert self.directory is not None
-        callbacks = [*callbacks, StepSeeding(self.config.seed_everything), throughput, *shown]
+        callbacks = [*callbacks, StepSeeding(self.config.seed_everything), *shown]
         last = None
         if settings["enable_checkpointing"] is not False:
             self.best, last = self.config_init["best"], self.config_init["last"]
@@ -155,6 +154,7 @@ class Program(Arguments):
         return self._trainer(settings)
 
     def _trainer(self, settings: dict[str, Any]) -> Trainer:
+        settings["profiler"] = settings["profiler"] or NoProfiler()
         try:
             return self.trainer_class(**settings)
         except (TypeError, RuntimeError) as error:  # for a number or kind of devices that is not to be had

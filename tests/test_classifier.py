@@ -19,9 +19,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 from resnet18 import Classifier, resnet18
-from resnet18.classifier import Prediction, decay_groups
+from resnet18.classifier import Prediction
 from resnet18.data import EvaluationLoader, Pixels, TrainLoader
 from resnet18.errors import RunError
+from resnet18.optimization import decay_groups
 from resnet18.schedules import WarmupCosine
 
 pytestmark = [

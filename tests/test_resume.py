@@ -77,8 +77,7 @@ def assert_as_unbroken(directory: Path, unbroken: Path) -> None:
         assert torch.equal(resumed["state_dict"][name], value), name
     before, after = (checkpoint["optimizer_states"][0]["state"] for checkpoint in (whole, resumed))
     assert all(torch.equal(before[key]["momentum_buffer"], after[key]["momentum_buffer"]) for key in before)
-    validation = [[row for row in metrics(place) if row["val/top1"]] for place in (unbroken, directory)]
-    assert validation[0] == validation[1]
+    assert metrics(directory) == metrics(unbroken)  # every row, none missing and none twice
 
 
 SLOWED = NET.replace("return self.fc", "import time; time.sleep(0.01)\n        return self.fc")
@@ -98,8 +97,6 @@ def test_a_killed_run_goes_on_bit_for_bit(step: int, lightning, tmp_path: Path, 
     assert done.status == 0, done.err
     assert_as_unbroken(tmp_path / "run", unbroken)
     assert not list(tmp_path.glob("runs*"))
-    steps = [int(row["step"]) for row in metrics(tmp_path / "run") if row["train/loss"]]
-    assert len(set(steps)) == len(steps)  # none twice
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
@@ -126,7 +123,7 @@ def test_a_resumed_run_keeps_its_wandb_run(lightning, tmp_path: Path) -> None:
     assert lightning("fit", "--ckpt_path", "run", "--trainer.max_epochs", "2").status == 0
     parts = sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))
     assert len(parts) == 2
-    assert {part.name.rpartition("-")[2] for part in parts} == {"run"}  # one id
+    assert {file.name for part in parts for file in part.glob("*.wandb")} == {"run-run.wandb"}  # one id
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
 
 

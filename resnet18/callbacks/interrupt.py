@@ -9,7 +9,8 @@ import threading
 from types import FrameType
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 
 from resnet18.callbacks.checkpoints import LastCheckpoint
 from resnet18.position import at_last_batch
@@ -30,7 +31,7 @@ class Interrupted(BaseException):
         self.signum, self.saved = signum, saved
 
 
-class GracefulStop(Callback):
+class GracefulStop(Checkpoint):  # Lightning calls these last: the others have then seen the step
     """Args:
     last: What writes the checkpoint; None where checkpoints are off.
     """

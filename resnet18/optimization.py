@@ -1,0 +1,71 @@
+"""From an optimizer and a schedule named in a configuration to the ones that train.
+
+Weight decay is kept off norm layers and biases, and a schedule steps as often as it counts, by construction.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Literal
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+OptimizerCallable = Callable[[Iterable], Optimizer]
+ScheduleCallable = Callable[[Optimizer], LRScheduler]
+Interval = Literal["step", "epoch"]
+
+NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """The trainable parameters in two groups: decayed weights, and norm layers and biases, which are not decayed.
+
+    Goyal et al., https://arxiv.org/abs/1706.02677, and Jia et al., https://arxiv.org/abs/1807.11205, spare them so.
+    """
+    decayed: list[Tensor] = []
+    spared: list[Tensor] = []
+    norms = [part for part in module.modules() if isinstance(part, NORMS)]
+    in_norms = {id(parameter) for norm in norms for parameter in norm.parameters()}
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            spare = parameter.ndim < 2 or name.endswith(".bias") or id(parameter) in in_norms
+            (spared if spare else decayed).append(parameter)
+    return [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
+
+
+def make_optimizer(make: OptimizerCallable, module: nn.Module) -> Optimizer:
+    """The optimizer over a module's trainable parameters; in groups only where it decays weights at all."""
+    optimizer = make([parameter for parameter in module.parameters() if parameter.requires_grad])
+    return make(decay_groups(module)) if optimizer.defaults.get("weight_decay") else optimizer
+
+
+def make_schedule(make: ScheduleCallable, optimizer: Optimizer, total_steps: int) -> LRScheduler:
+    """The schedule over an optimizer; one that takes ``total_steps`` and was not told its length is told it here."""
+    given: dict[str, Any] = {}
+    made: Any = make
+    if isinstance(made, partial):
+        # Python code hands over partial(class, …), the command line partial(instantiator, class, …).
+        classes = [part for part in (*made.args, made.func) if isinstance(part, type)]
+        given, made = made.keywords, classes[0] if classes else made.func
+    length_given = any(given.get(name) is not None for name in ("total_steps", "epochs"))
+    if "total_steps" in inspect.signature(made).parameters and not length_given:
+        make_with_length: Callable[..., LRScheduler] = make
+        return make_with_length(optimizer, total_steps=total_steps)
+    return make(optimizer)
+
+
+def schedule_settings(schedule: LRScheduler, interval: Interval | None) -> dict[str, Any]:
+    """What Lightning wants to know of a schedule.
+
+    Args:
+        schedule: Any of torch's, or one of :mod:`resnet18.schedules`, which know their interval.
+        interval: How often it steps; by default every optimizer step for this project's and for torch's ``OneCycleLR``
+            and ``CyclicLR``, every epoch for torch's others, as each counts.
+    """
+    if interval is None:
+        own = "step" if isinstance(schedule, OneCycleLR | CyclicLR) else "epoch"
+        interval = getattr(schedule, "interval", own)
+    watched = {"monitor": "val/loss"} if isinstance(schedule, ReduceLROnPlateau) else {}
+    return {"scheduler": schedule, "interval": interval, **watched}
