@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from resnet18.arguments import TRAINER_DEFAULTS, Arguments, say
-from resnet18.callbacks.interrupt import GracefulStop
+from resnet18.callbacks.interrupt import GracefulStop, SavingStop
 from resnet18.callbacks.predictions import PredictionTable
 from resnet18.callbacks.progress import EpochLines
 from resnet18.callbacks.seeding import StepSeeding
@@ -145,7 +145,7 @@ class Program(Arguments):
             self.best.dirpath = str((self.directory / FOLDER).absolute())
             last.dirpath = self.directory / FOLDER
             callbacks += [self.best, last]
-        settings["callbacks"] = [*callbacks, GracefulStop(last)]
+        settings["callbacks"] = [*callbacks, SavingStop(last) if last else GracefulStop()]
         settings["default_root_dir"] = str(self.directory)
         loggers = settings["logger"] or []
         resume_step = self.checkpoint["global_step"] if self.resumed == self.directory and self.resumed else None

@@ -9,7 +9,7 @@ import threading
 from types import FrameType
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from resnet18.callbacks.checkpoints import LastCheckpoint
@@ -31,13 +31,10 @@ class Interrupted(BaseException):
         self.signum, self.saved = signum, saved
 
 
-class GracefulStop(Checkpoint):  # Lightning calls these last: the others have then seen the step
-    """Args:
-    last: What writes the checkpoint; None where checkpoints are off.
-    """
+class GracefulStop(Callback):
+    """Ends the run at the next step's end; where checkpoints are off."""
 
-    def __init__(self, last: LastCheckpoint | None) -> None:
-        self.last = last
+    def __init__(self) -> None:
         self._received: int | None = None
         self._previous: dict[int, Any] = {}
 
@@ -68,8 +65,10 @@ class GracefulStop(Checkpoint):  # Lightning calls these last: the others have t
             asked = trainer.strategy.reduce_boolean_decision(received is not None, all=False)
             received = (received or signal.SIGTERM) if asked else None
         if received is not None:
-            saved = self.last.save(trainer) if self.last else None
-            raise Interrupted(received, str(saved) if saved else None)
+            raise Interrupted(received, self._save(trainer))
+
+    def _save(self, trainer: Trainer) -> str | None:
+        return None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._restore()
@@ -81,3 +80,18 @@ class GracefulStop(Checkpoint):  # Lightning calls these last: the others have t
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
         self._previous.clear()
+
+
+class SavingStop(GracefulStop, Checkpoint):
+    """Saves before it ends the run. A Checkpoint, for Lightning calls these last: the others have then seen the step.
+
+    Args:
+        last: What writes the checkpoint.
+    """
+
+    def __init__(self, last: LastCheckpoint) -> None:
+        super().__init__()
+        self.last = last
+
+    def _save(self, trainer: Trainer) -> str | None:
+        return str(self.last.save(trainer))
