@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from resnet18.arguments import TRAINER_DEFAULTS, Arguments, say
+from resnet18.arguments import Arguments, say
 from resnet18.callbacks.interrupt import GracefulStop, SavingStop
 from resnet18.callbacks.predictions import PredictionTable
 from resnet18.callbacks.progress import EpochLines
@@ -98,17 +98,16 @@ class Program(Arguments):
 
     def _name_loggers(self) -> None:
         """Lets every logger of the configuration write into the run's directory, under the run's name."""
+        assert self.directory is not None
         loggers = self.config.trainer.logger
         if loggers is True:
-            self.config.trainer.logger = loggers = self.parser.parse_object(
-                {"trainer": {"logger": TRAINER_DEFAULTS["logger"]}}, defaults=False
-            ).trainer.logger
+            self.config.trainer.logger = loggers = self.parser.get_defaults().trainer.logger
         for logger in loggers if isinstance(loggers, list) else [loggers]:
             arguments = logger.get("init_args") if isinstance(logger, Namespace) else None
             if arguments is None:
                 continue
             if "save_dir" in arguments:
-                arguments["save_dir"] = str(self.directory)
+                arguments["save_dir"] = str(self.directory.absolute())  # W&B's service works in a directory of its own
             if logger.class_path.endswith("WandbLogger"):
                 arguments["id"] = self.run_id
                 arguments["name"] = arguments.get("name") or f"{self.experiment}/{self.run_id}"

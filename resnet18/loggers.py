@@ -91,15 +91,16 @@ def start_wandb(logger: WandbLogger) -> None:
 
     # WandbLogger passes a setting that W&B has retired, and warns about, in every run.
     logger._wandb_init.pop("anonymous", None)
-    offline = "the run is kept offline; `wandb sync` uploads it later"
-    if os.environ["WANDB_MODE"] == "online" and not wandb.login(prompt=False):
-        print(f"WANDB_MODE=online, but there is no API key (`wandb login`): {offline}", file=sys.stderr)
-        logger._wandb_init["mode"] = "offline"  # by now W&B has read the environment
+    online = os.environ["WANDB_MODE"] == "online"
     try:
+        if online and not wandb.login(prompt=False, verify=False):
+            raise wandb.errors.UsageError("there is no API key (`wandb login`)")
         _ = logger.experiment
     except (wandb.errors.Error, TimeoutError) as error:
-        if os.environ["WANDB_MODE"] != "online":
+        if not online:
             raise
-        print(f"W&B could not be reached ({str(error).splitlines()[0]}): {offline}", file=sys.stderr)
-        logger._wandb_init["mode"] = "offline"
+        why = str(error).splitlines()[0]
+        print(f"W&B can't go online: {why}; the run is kept offline, `wandb sync` uploads it later", file=sys.stderr)
+        wandb.teardown()  # its service would hold on to the run's id
+        logger._wandb_init["mode"] = "offline"  # by now W&B has read the environment
         _ = logger.experiment

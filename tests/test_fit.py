@@ -177,6 +177,14 @@ def test_checkpoints_and_bar_can_be_switched_off(lightning, tmp_path: Path) -> N
     assert (tmp_path / "run" / "metrics.csv").is_file()
 
 
+def test_logger_true_is_the_shipped_logger(lightning, tmp_path: Path) -> None:
+    done = lightning(
+        "fit", "--config", CONFIG, *SMALL, "--trainer.max_epochs", "1", "--trainer.logger", "true", "--run_dir", "run"
+    )
+    assert done.status == 0, done.err
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+
+
 def test_other_loggers_and_callbacks_from_yaml(lightning, tmp_path: Path) -> None:
     (tmp_path / "more.yaml").write_text(
         """
@@ -207,14 +215,26 @@ def test_no_callback_may_watch_the_test_images(monitor: str, lightning, tmp_path
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("mode", ["online", "disabled"])
-def test_wandb_never_asks_and_never_hangs(mode: str, tmp_path: Path) -> None:
+WANDB = {
+    "online without a login": {"WANDB_MODE": "online"},
+    "online without a network": {
+        "WANDB_MODE": "online",
+        "WANDB_API_KEY": 40 * "0",
+        "WANDB_BASE_URL": "http://127.0.0.1:9",  # nobody listens there
+        "WANDB_INIT_TIMEOUT": "2",
+    },
+    "disabled": {"WANDB_MODE": "disabled"},
+}
+
+
+@pytest.mark.parametrize("case", WANDB)
+def test_wandb_never_asks_and_never_hangs(case: str, tmp_path: Path) -> None:
     home = tmp_path / "home"  # no login anywhere
     home.mkdir()
     process = start(
         ["fit", "--config", CONFIG, *SMALL, "--trainer.max_epochs", "1"],
         tmp_path,
-        WANDB_MODE=mode,
+        **WANDB[case],
         HOME=str(home),
         WANDB_CONFIG_DIR=str(home),
     )
@@ -222,10 +242,11 @@ def test_wandb_never_asks_and_never_hangs(mode: str, tmp_path: Path) -> None:
     assert process.returncode == 0, err
     assert "best    val/top1" in out
     written = list((tmp_path / "runs" / "digits" / "latest" / "wandb").glob("offline-run-*"))
-    if mode == "online":
-        assert "no API key" in err
-        assert "kept offline" in err
-        assert len(written) == 1
+    if "online" in case:
+        assert ("there is no API key" in err) == ("login" in case)
+        assert "the run is kept offline, `wandb sync` uploads it later" in err
+        assert "Traceback" not in err
+        assert written
     else:
         assert not written
         assert "curves" not in out
