@@ -92,15 +92,19 @@ def start_wandb(logger: WandbLogger) -> None:
     # WandbLogger passes a setting that W&B has retired, and warns about, in every run.
     logger._wandb_init.pop("anonymous", None)
     online = os.environ["WANDB_MODE"] == "online"
+    asked = False
     try:
-        if online and not wandb.login(prompt=False, verify=False):
+        # Verified before the run is begun: W&B would not let go of the name of one that it could not begin.
+        if online and not wandb.login(prompt=False, verify=True):
             raise wandb.errors.UsageError("there is no API key (`wandb login`)")
+        asked = True
         _ = logger.experiment
     except (wandb.errors.Error, TimeoutError) as error:
         if not online:
             raise
         why = str(error).splitlines()[0]
         print(f"W&B can't go online: {why}; the run is kept offline, `wandb sync` uploads it later", file=sys.stderr)
-        wandb.teardown()  # its service would hold on to the run's id
         logger._wandb_init["mode"] = "offline"  # by now W&B has read the environment
+        if asked:
+            logger._wandb_init["id"] = f"{logger._wandb_init['id']}-offline"
         _ = logger.experiment
