@@ -147,7 +147,7 @@ class Classifier(LightningModule):
 
     def __setattr__(self, name: str, value: Any) -> None:
         # Lightning notes the name of the running hook here some 45 times a step; nn.Module would look each time whether
-        # it is a parameter or a module, 2 µs.
+        # it is a parameter, a module or a buffer.
         if name == "_current_fx_name":
             object.__setattr__(self, name, value)
         else:

@@ -1,7 +1,7 @@
 """Progress: a line an epoch everywhere, and a live bar below it on a terminal.
 
-The bar is redrawn twice a second at most (0.6 ms each), with numbers that the log points have brought to the host
-already: Lightning's bars wait for the device at every step for a metric they show, and cost 0.2 to 0.75 ms a step.
+The bar is redrawn twice a second at most, with numbers that the log points have brought to the host already:
+Lightning's bars wait for the device at every step for a metric they show.
 """
 
 import sys

@@ -21,7 +21,7 @@ class StepSeeding(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         seed = mix(self.seed, _STEP, batches_done(trainer), trainer.global_rank)
-        # Not torch.manual_seed: before CUDA is first used that formats a stack trace at every call, 1 ms and more.
+        # Not torch.manual_seed: before CUDA is first used that formats a stack trace at every call.
         torch.default_generator.manual_seed(seed)
         if pl_module.device.type != "cpu":
             torch.get_device_module(pl_module.device).manual_seed(seed)

@@ -2,9 +2,8 @@
 
 ``train/loss`` is the mean since the last log point, summed on the device; ``images_per_s`` counts all ranks and leaves
 validation out. Between log points nothing waits for the device; at one it is waited for once, before the clock is
-read.
-``LightningModule.log`` would cost 0.4 ms of host time for each of the three at every log point, and Lightning's
-ThroughputMonitor as much at every step.
+read. ``LightningModule.log`` and Lightning's ThroughputMonitor would take several times the host time for the same;
+``benchmarks/trainer_overhead.py`` measures it.
 """
 
 import time

@@ -89,7 +89,7 @@ class Digits(ImageDataModule):
 
 
 def _embedded_file() -> Path:
-    # Found without importing scikit-learn, which would take a second of every start.
+    # Found without importing scikit-learn, which would make every start slower.
     spec = importlib.util.find_spec("sklearn")
     if spec is None or spec.origin is None:
         raise RunError("the digits come with scikit-learn, which is not installed: pip install scikit-learn")
