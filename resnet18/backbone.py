@@ -107,7 +107,7 @@ class ResNet(nn.Module):
                     nn.init.zeros_(module.bn2.weight)
 
     def __repr__(self) -> str:
-        # Newer versions of torch (2.14, not 2.11) print one word more for every norm layer; this reads the same on all.
+        # Newer versions of torch (2.14 is one) print one word more for every norm layer; this reads the same on all.
         return super().__repr__().replace("affine=True, bias=True", "affine=True")
 
     @staticmethod
