@@ -41,7 +41,7 @@ format: $(READY) ## let ruff mend what it can
 
 lock: $(READY) ## resolve the newest packages that pyproject.toml admits; needs uv
 	uv pip compile pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
-		--no-header --no-annotate --no-emit-index-url --upgrade --quiet --output-file requirements.lock
+		--no-header --no-annotate --upgrade --quiet --output-file requirements.lock
 
 bench: $(READY) ## measure the Trainer's overhead on this machine, into benchmarks/results/
 	$(BIN)/python benchmarks/trainer_overhead.py

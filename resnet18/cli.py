@@ -121,36 +121,38 @@ class Program(Arguments):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = {**self.config_init["trainer"], **kwargs}
-        callbacks = settings["callbacks"] or []
-        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-        shown: list[Callback] = []
-        if settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks):
-            shown = [EpochLines()]
+        given = settings["callbacks"] or []
+        callbacks: list[Callback] = list(given) if isinstance(given, list) else [given]
+        own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        if self.command == "fit":
+            callbacks.append(StepSeeding(self.config.seed_everything))
+        else:
+            settings["logger"] = False
         if self.command == "predict":
             self.table = PredictionTable(self._output(), self.datamodule.class_names)
-            callbacks = [*callbacks, self.table]
-        if self.command != "fit":
-            settings["logger"] = False
-            settings["callbacks"] = [*callbacks, *shown]
-            return self._trainer(settings)
-        if settings["fast_dev_run"]:
-            settings["callbacks"] = [*callbacks, StepSeeding(self.config.seed_everything), *shown]
-            return self._trainer(settings)
+            callbacks.append(self.table)
+        if settings["enable_progress_bar"] is not False and not own_bar:
+            callbacks.append(EpochLines())
+        if self.command == "fit" and not settings["fast_dev_run"]:
+            self._keep(settings, callbacks)
+        settings["callbacks"] = callbacks
+        return self._trainer(settings)
+
+    def _keep(self, settings: dict[str, Any], callbacks: list[Callback]) -> None:
+        """Adds what writes into the run's directory."""
         assert self.directory is not None
-        callbacks = [*callbacks, StepSeeding(self.config.seed_everything), *shown]
-        last = None
-        if settings["enable_checkpointing"] is not False:
-            self.best, last = self.config_init["best"], self.config_init["last"]
-            self.best.dirpath = str((self.directory / FOLDER).absolute())
+        if settings["enable_checkpointing"] is False:
+            callbacks.append(GracefulStop())
+        else:
+            best, last = self.config_init["best"], self.config_init["last"]
+            best.dirpath = str((self.directory / FOLDER).absolute())
             last.dirpath = self.directory / FOLDER
-            callbacks += [self.best, last]
-        settings["callbacks"] = [*callbacks, SavingStop(last) if last else GracefulStop()]
+            callbacks += [best, last, SavingStop(last)]
         settings["default_root_dir"] = str(self.directory)
         loggers = settings["logger"] or []
-        resume_step = self.checkpoint["global_step"] if self.resumed == self.directory and self.resumed else None
+        resume_step = self.checkpoint["global_step"] if self.resumed == self.directory else None
         metrics = MetricsFile(self.directory / METRICS, resume_step)
         settings["logger"] = [*(loggers if isinstance(loggers, list) else [loggers]), metrics]
-        return self._trainer(settings)
 
     def _trainer(self, settings: dict[str, Any]) -> Trainer:
         settings["profiler"] = settings["profiler"] or NoProfiler()
