@@ -25,6 +25,7 @@ from resnet18.runs import stored_config
 
 FIT_ONLY = ("best", "last", "experiment", "init_from", "run_dir")
 GROUPS = ("seed_everything", "model", "data", "trainer", "ckpt_path", "output", *FIT_ONLY)
+TRAINED = ("validate", "test", "predict")  # the commands that need a checkpoint
 MAY_CHANGE = ("data.init_args.root", "data.init_args.eval_batch_size")  # on resuming: they change no weight
 TRAINER_DEFAULTS = {
     "logger": {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"project": "resnet18"}},
@@ -44,7 +45,7 @@ class Arguments(LightningCLI):
     """A command's arguments, parsed; subclassed by :class:`resnet18.cli.Program`, which makes and runs what they say.
 
     Args:
-        command: ``fit``, ``validate``, ``test`` or ``predict``.
+        command: One of :data:`resnet18.__main__.COMMANDS`.
         arguments: What follows it on the command line.
 
     Raises:
@@ -70,7 +71,7 @@ class Arguments(LightningCLI):
             self.checkpoint = read_checkpoint(self.checkpoint_path)
             self.stored = self._usable(stored_config(self.checkpoint, self.checkpoint_path))
             arguments = [f"--config={yaml.safe_dump(self.stored)}", *arguments]
-        elif command != "fit" and not {"-h", "--help", "--print_config"} & set(arguments):
+        elif command in TRAINED and not {"-h", "--help", "--print_config"} & set(arguments):
             raise UsageError(f"{command} needs trained weights: lightning {command} --ckpt_path RUN_OR_CHECKPOINT")
         super().__init__(
             Classifier,
@@ -115,7 +116,8 @@ class Arguments(LightningCLI):
                 help="Start from the weights of a run, a checkpoint, a .pth file, or torchvision's by name.",
             )
         else:
-            parser.add_argument("--ckpt_path", type=str | None, help=path_help + "the weights, the model and the data.")
+            if self.command in TRAINED:
+                parser.add_argument("--ckpt_path", type=str | None, help=path_help + "weights, model and data.")
             for name in FIT_ONLY:  # a run's config.yaml has them, and every command reads it
                 parser.add_argument(f"--{name}", type=Any, help=argparse.SUPPRESS)
         if self.command == "predict":

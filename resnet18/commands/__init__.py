@@ -1,0 +1,1 @@
+"""The sub-commands beyond Lightning's own, one file each."""
