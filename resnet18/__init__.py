@@ -11,12 +11,26 @@ if TYPE_CHECKING:
     from resnet18.backbone import resnet18 as resnet18
     from resnet18.classifier import Classifier as Classifier
     from resnet18.data.base import ImageDataModule as ImageDataModule
+    from resnet18.data.cifar10 import CIFAR10 as CIFAR10
+    from resnet18.data.cifar100 import CIFAR100 as CIFAR100
     from resnet18.data.digits import Digits as Digits
+    from resnet18.data.folder import ImageFolder as ImageFolder
+    from resnet18.data.image_files import ImageFiles as ImageFiles
+    from resnet18.data.imagenet import ImageNet as ImageNet
+    from resnet18.data.resident import Pixels as Pixels
+    from resnet18.data.streamed import Files as Files
     from resnet18.runs import load_run as load_run
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Pixels": "resnet18.data.resident",
+    "Files": "resnet18.data.streamed",
+    "ImageFiles": "resnet18.data.image_files",
+    "ImageNet": "resnet18.data.imagenet",
+    "ImageFolder": "resnet18.data.folder",
+    "CIFAR100": "resnet18.data.cifar100",
+    "CIFAR10": "resnet18.data.cifar10",
     "Classifier": "resnet18.classifier",
     "Digits": "resnet18.data.digits",
     "ImageDataModule": "resnet18.data.base",

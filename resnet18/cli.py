@@ -222,7 +222,7 @@ class Program(Arguments):
             f"{self.directory}\n"
             f"{type(self.model.backbone).__name__}, {count:,} parameters, on {self.trainer.strategy.root_device.type}, "
             f"{self.trainer.precision}; {len(data.train.labels):,} images to train, {len(data.val.labels):,} to "
-            f"validate, {data.num_classes} classes, split {data.split_hash}"
+            f"validate, {data.num_classes} classes, split {data.split_hash}\n{data.feed_note()}"
         )
 
     @rank_zero_only
@@ -244,18 +244,14 @@ class Program(Arguments):
         say("\n".join(lines))
 
     def _validate(self) -> None:
-        self._report("val", self.trainer.validate(self.model, **self._evaluated()))
+        self._report("val", self.trainer.validate(self.model, verbose=False, **self._evaluated()))
 
     def _test(self) -> None:
-        self._report("test", self.trainer.test(self.model, **self._evaluated()))
+        self._report("test", self.trainer.test(self.model, verbose=False, **self._evaluated()))
 
     def _evaluated(self) -> dict[str, Any]:
-        return {
-            "datamodule": self.datamodule,
-            "ckpt_path": self.checkpoint_path,
-            "verbose": False,
-            "weights_only": True,
-        }
+        self.model.flip_tta = self.config.flip_tta
+        return {"datamodule": self.datamodule, "ckpt_path": self.checkpoint_path, "weights_only": True}
 
     @rank_zero_only
     def _report(self, stage: str, results: Any) -> None:
@@ -264,20 +260,16 @@ class Program(Arguments):
             f"{name} {value:.4f}" if name.endswith("loss") else f"{name} {100 * value:.2f} %"
             for name, value in metrics.items()
         )
-        say(f"{scores}  ({self.checkpoint_path}, step {self.checkpoint['global_step']:,})")
+        averaged = "  with flip averaging" if self.model.flip_tta else ""
+        say(f"{scores}{averaged}  ({self.checkpoint_path}, step {self.checkpoint['global_step']:,})")
         run = run_directory(self.checkpoint_path) if self.checkpoint_path else None
         if run is not None and stage == "test":
-            record = {"checkpoint": str(self.checkpoint_path), "split_hash": self.datamodule.split_hash, **metrics}
+            record = {"checkpoint": str(self.checkpoint_path), "split_hash": self.datamodule.split_hash}
+            record |= {"flip_tta": self.model.flip_tta, **metrics}
             (run / "test.json").write_text(json.dumps(record, indent=2) + "\n")
 
     def _predict(self) -> None:
-        self.trainer.predict(
-            self.model,
-            datamodule=self.datamodule,
-            ckpt_path=self.checkpoint_path,
-            return_predictions=False,
-            weights_only=True,
-        )
+        self.trainer.predict(self.model, return_predictions=False, **self._evaluated())
         say(f"{self.table.rows:,} predictions in {self.table.path}")
 
     def _output(self) -> Path:

@@ -29,8 +29,8 @@ def test_a_run_a_link_or_a_file_is_tested(place: str, lightning, tmp_path: Path,
     model = resnet18.load_run(paths[place]).model
     data = resnet18.Digits()
     data.setup("test")
-    assert data.test is not None
-    images, labels = data.test
+    assert isinstance(data.test, Pixels)
+    images, labels = data.test.images, data.test.labels
     with torch.no_grad():
         logits = model(images.permute(0, 3, 1, 2))
     top1 = 100 * (logits.argmax(1) == labels).double().mean().item()
@@ -92,7 +92,7 @@ def test_predictions_are_the_models(lightning, tmp_path: Path, trained: Path) ->
     rows = list(csv.DictReader((tmp_path / "out.csv").open()))
     data = resnet18.Digits()
     data.setup("predict")
-    assert data.test is not None
+    assert isinstance(data.test, Pixels)
     with torch.no_grad():
         probability, label = resnet18.load_run(trained).model(data.test.images.permute(0, 3, 1, 2)).softmax(1).max(1)
     assert [row["image"] for row in rows] == data.image_ids()

@@ -141,7 +141,7 @@ def test_two_ranks_train_as_one_and_score_every_image_once(lightning, tmp_path: 
     row = next(row for row in csv.DictReader((run / "metrics.csv").open()) if row["val/top1"])
     model, data = resnet18.load_run(run).model, resnet18.load_run(run).data
     data.setup("validate")
-    assert data.val is not None
+    assert isinstance(data.val, Pixels)
     with torch.no_grad():
         logits = model(data.val.images.permute(0, 3, 1, 2))
     hits = (logits.argmax(1) == data.val.labels).sum().item()

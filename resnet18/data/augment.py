@@ -1,12 +1,86 @@
-"""Random translation and mirroring of a whole batch at once, as one gather on uint8 pixels.
+"""What may happen to a training image, and the batched form of it: a few gathers on uint8 pixels.
 
-The pair is the standard augmentation of small images (He et al., 2015, section 4.2, there with zero padding). Here the
-border is reflected, as in the fast CIFAR-10 recipes (Page, 2018; Jordan, https://arxiv.org/abs/2404.00498), and neither
-the padding nor an intermediate image is ever stored: both are folded into the row and column numbers of the gather.
+Translation and mirroring are the standard augmentation of small images (He et al., 2015, section 4.2, there with zero
+padding). Here the border is reflected, as in the fast CIFAR-10 recipes (Page, 2018; Jordan,
+https://arxiv.org/abs/2404.00498), and neither the padding nor an intermediate image is ever stored: both are folded
+into the row and column numbers of the gather.
 """
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+RATIO = (3 / 4, 4 / 3)  # of a random crop's width to its height, as in torchvision's RandomResizedCrop
+Policy = Literal["none", "trivial", "rand"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What may happen to a training image, in this order. The default is nothing.
+
+    Raises:
+        ValueError: For a value out of range, and for a crop with a translation, which it already is.
+    """
+
+    crop: Sequence[float] | None = None
+    """Least and greatest share of the image's area that a random crop takes, to be scaled to the whole size (Szegedy et
+    al., https://arxiv.org/abs/1409.4842)."""
+    translate: int = 0
+    """Largest random shift in pixels; the border is reflected."""
+    flip: bool = False
+    """Mirror left and right, half of the time."""
+    policy: Policy = "none"
+    """``trivial``: TrivialAugmentWide (Müller and Hutter, https://arxiv.org/abs/2103.10158). ``rand``: RandAugment
+    (Cubuk et al., https://arxiv.org/abs/1909.13719). In the streamed feed only."""
+    magnitude: int = 9
+    """Of RandAugment, 0 to 30."""
+    erasing: float = 0.0
+    """Probability of erasing a random rectangle (Zhong et al., https://arxiv.org/abs/1708.04896). In the streamed feed
+    only."""
+    cutout: int = 0
+    """Side in pixels of a square that is painted over, centred anywhere (DeVries and Taylor,
+    https://arxiv.org/abs/1708.04552)."""
+    fill: Sequence[int] = (0,)
+    """What is painted over, by channel: 0 to 255."""
+
+    def __post_init__(self) -> None:
+        if self.crop is not None and not (len(self.crop) == 2 and 0 < self.crop[0] <= self.crop[1] <= 1):
+            raise ValueError(f"crop must be two shares of the area, above 0 and up to 1, not {self.crop}")
+        if self.crop is not None and self.translate:
+            raise ValueError("translate and crop exclude each other: a random crop shifts the image already")
+        if self.translate < 0 or self.cutout < 0:
+            raise ValueError(f"translate and cutout must be 0 or more, not {self.translate} and {self.cutout}")
+        if not 0 <= self.erasing <= 1:
+            raise ValueError(f"erasing must be a probability, not {self.erasing}")
+        if not 0 <= self.magnitude <= 30:
+            raise ValueError(f"magnitude must lie between 0 and 30, not {self.magnitude}")
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether something is asked for that is done to one image at a time."""
+        return self.policy != "none" or self.erasing > 0
+
+    def gather(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
+        """The chosen images, augmented.
+
+        Args:
+            images: uint8, N×H×W×C.
+            index: int64, the B images to take, on the device of ``images``.
+            generator: Source of the draws, on the device of ``images``.
+
+        Returns:
+            uint8, B×H×W×C, contiguous.
+        """
+        if self.crop is not None:
+            chosen = random_resized_crop(images[index], self.crop, self.flip, generator)
+        else:
+            chosen = gather_augmented(images, index, translate=self.translate, flip=self.flip, generator=generator)
+        return cutout(chosen, self.cutout, self.fill, generator) if self.cutout else chosen
 
 
 def gather_augmented(
@@ -42,3 +116,55 @@ def gather_augmented(
 def _reflect(position: Tensor, size: int) -> Tensor:
     # -1 → 1, -2 → 2 and size → size-2: the border pixel is not repeated, as in numpy's and torch's "reflect".
     return size - 1 - (size - 1 - position.abs()).abs()
+
+
+def random_resized_crop(images: Tensor, area: Sequence[float], flip: bool, generator: torch.Generator | None) -> Tensor:
+    """A random part of every image, scaled bilinearly to the whole size, and mirrored half the time if ``flip``.
+
+    A part is never larger than what it is scaled to, so two taps a pixel are enough: there is nothing to smooth.
+
+    Args:
+        images: uint8, B×H×W×C.
+        area: Least and greatest share of the image's area; sides are cut to the image's.
+        flip: Mirror left and right with probability one half.
+        generator: Source of the draws, on the device of ``images``.
+
+    Returns:
+        uint8, B×H×W×C, contiguous.
+    """
+    count, device = len(images), images.device
+    draws = torch.rand(5, count, generator=generator, device=device)
+    share = area[0] + (area[1] - area[0]) * draws[0]
+    ratio = torch.exp(math.log(RATIO[0]) + (math.log(RATIO[1]) - math.log(RATIO[0])) * draws[1])
+    width, height = (share * ratio).sqrt().clamp(max=1), (share / ratio).sqrt().clamp(max=1)
+    x, y = (1 - width) * (2 * draws[2] - 1), (1 - height) * (2 * draws[3] - 1)  # centres; the image is -1…1
+    mirror = torch.where(draws[4] < 0.5, -1.0, 1.0) if flip else torch.ones(count, device=device)
+    zero = torch.zeros_like(x)
+    boxes = torch.stack([width * mirror, zero, x, zero, height, y], dim=1).view(count, 2, 3)
+    pixels = images.permute(0, 3, 1, 2).float()
+    grid = F.affine_grid(boxes, list(pixels.shape), align_corners=False)
+    scaled = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def cutout(images: Tensor, side: int, fill: Sequence[int], generator: torch.Generator | None) -> Tensor:
+    """Paints a square over every image, in place; near the border it is cut off.
+
+    Args:
+        images: uint8, B×H×W×C.
+        side: Of the square, in pixels.
+        fill: Its colour, a value for every channel.
+        generator: Source of the draws, on the device of ``images``.
+
+    Returns:
+        ``images``.
+    """
+    count, device = len(images), images.device
+    covered = []
+    for size in images.shape[1:3]:
+        centre = torch.randint(size, (count, 1), generator=generator, device=device)
+        distance = torch.arange(size, device=device) - centre
+        covered.append((distance >= -(side // 2)) & (distance < side - side // 2))
+    square = covered[0][:, :, None] & covered[1][:, None, :]
+    colour = torch.tensor(list(fill), dtype=torch.uint8, device=device)
+    return images.copy_(torch.where(square[..., None], colour, images))

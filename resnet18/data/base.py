@@ -1,27 +1,33 @@
-"""What every data source shares: the validation split, its fingerprint, and the resident loaders.
+"""What every data source shares: the validation split, its fingerprint, and the loaders.
 
-A source is a subclass with four class attributes and two methods; :mod:`resnet18.data.digits` is a whole one. The
-validation images are cut from the training images; the test images are loaded for ``test`` and ``predict`` only.
+A source is a subclass with four class attributes and one method; :mod:`resnet18.data.digits` is a whole one, and
+:class:`~resnet18.data.image_files.ImageFiles` the base of those whose images are files. The validation images are cut
+from the training images; the test images are loaded for ``test`` and ``predict`` only.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from resnet18.data.resident import EvaluationLoader, Pixels, Position, TrainLoader
+from resnet18.data.augment import Augmentation
+from resnet18.data.order import Position
+from resnet18.data.resident import EvaluationLoader, Pixels, TrainLoader
 from resnet18.data.splits import fingerprint, stratified_split
+from resnet18.data.streamed import Files
 from resnet18.errors import RunError
 from resnet18.position import batches_done
 
-Part = Literal["train", "test"]
+Part = Literal["train", "val", "test"]
 
 
-class _Place(NamedTuple):
-    device: torch.device | str = "cpu"
+class Place(NamedTuple):
+    """Where the Trainer wants the batches, and which share of them."""
+
+    device: torch.device = torch.device("cpu")
     rank: int = 0
     world_size: int = 1
 
@@ -36,20 +42,24 @@ class ImageDataModule(LightningDataModule, ABC):
         split_seed: Chooses which. Not the seed of the run: runs with other seeds keep the same split.
         translate: Largest random shift of a training image in pixels.
         flip: Mirror training images left and right, half of the time.
+        cutout: Side of a square painted over in every training image, in pixels.
         seed: Seed of the order and the augmentation; the command line takes it from ``seed_everything``.
 
     Raises:
         ValueError: For a value out of range.
+        RunError: In ``setup``, where what ``load`` gave is not as it should be.
     """
 
-    class_names: ClassVar[Sequence[str]]
+    class_names: Sequence[str]
     """The classes' names, in the order of their labels."""
     mean: Sequence[float]
     """Mean of each channel's pixels over the training images, pixels counted from 0 to 1."""
     std: Sequence[float]
     """Standard deviation likewise."""
     input_size: tuple[int, int, int]
-    """Channels, height and width."""
+    """Channels, height and width of what the network is shown when it is evaluated."""
+    has_val = False
+    """Whether ``load("val")`` gives validation images, so that none are cut from the training images."""
 
     def __init__(
         self,
@@ -59,6 +69,7 @@ class ImageDataModule(LightningDataModule, ABC):
         split_seed: int = 0,
         translate: int = 0,
         flip: bool = False,
+        cutout: int = 0,
         seed: int = 0,
     ) -> None:
         super().__init__()
@@ -70,24 +81,42 @@ class ImageDataModule(LightningDataModule, ABC):
             raise ValueError(f"translate must be 0 or more and below the image's size, not {translate}")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_share, self.split_seed, self.seed = val_share, split_seed, seed
-        self.translate, self.flip = translate, flip
-        self.train: Pixels | None = None
-        self.val: Pixels | None = None
-        self.test: Pixels | None = None
+        self.translate, self.flip, self.cutout = translate, flip, cutout
+        self.train: Pixels | Files | None = None
+        self.val: Pixels | Files | None = None
+        self.test: Pixels | Files | None = None
+        self.feed: Literal["resident", "streamed"] = "resident"
+        self._moved: tuple[Tensor, Tensor] | None = None
         self._split_hash: str | None = None
 
     @abstractmethod
-    def load(self, part: Part) -> Pixels:
-        """The images and labels of one part: uint8 N×H×W×C, and int64 N.
+    def load(self, part: Part) -> Pixels | Files:
+        """The images and labels of one part: uint8 N×H×W×C, and int64 N. For ``"val"`` only if ``has_val``.
 
         Raises:
             RunError: Where the files are missing or broken.
         """
 
+    @property
+    def augmentation(self) -> Augmentation:
+        """What is done to the training images."""
+        return Augmentation(translate=self.translate, flip=self.flip, cutout=self.cutout, fill=self.mean_pixel)
+
+    @property
+    def mean_pixel(self) -> list[int]:
+        """The colour that is zero for the network: 0 to 255 for each channel."""
+        return [round(255 * value) for value in self.mean]
+
+    def feed_note(self) -> str:
+        """How the images are fed, in a line for whoever started the command; after ``setup``."""
+        held = self.train if self.train is not None else self.test
+        assert isinstance(held, Pixels)
+        return f"resident feed, {held.store.numel() / 1e9:.2f} GB"
+
     def image_ids(self) -> Sequence[str]:
         """A name for each test image, in order, for the tables that ``predict`` writes."""
         assert self.test is not None
-        return [str(number) for number in range(len(self.test.labels))]
+        return [str(number) for number in range(len(self.test))]
 
     @property
     def num_classes(self) -> int:
@@ -97,59 +126,118 @@ class ImageDataModule(LightningDataModule, ABC):
     def split_hash(self) -> str:
         """Fingerprint of which images train and which validate."""
         if self._split_hash is None:
-            self._cut(self.load("train").labels)
+            self._cut(self.load("train"), self.load("val") if self.has_val else None)
         assert self._split_hash is not None
         return self._split_hash
 
-    def _cut(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        train, val = stratified_split(labels, self.val_share, self.split_seed)
-        self._split_hash = fingerprint(labels=labels, train=train, val=val)
+    def _cut(self, whole: Pixels | Files, given: Pixels | Files | None) -> tuple[Tensor, Tensor]:
+        """Which of ``whole`` train, and which of it, or of ``given``, validate."""
+        identity = whole.identity()
+        if given is None:
+            try:
+                train, val = stratified_split(whole.labels, self.val_share, self.split_seed)
+            except ValueError as error:
+                raise RunError(f"data: {error}") from None
+        else:
+            train, val = torch.arange(len(whole)), torch.arange(len(given))
+            identity |= {f"val_{name}": part for name, part in given.identity().items()}
+        self._split_hash = fingerprint(**identity, train=train, val=val)
         return train, val
 
     def setup(self, stage: str) -> None:
         if stage in ("fit", "validate") and self.val is None:
-            pixels = self.load("train")
-            train, val = self._cut(pixels.labels)
+            whole, readable = self._open("train")
+            given, val_readable = self._open("val") if self.has_val else (None, readable)
+            train, val = self._cut(whole, given)
+            train, val = train[readable[train]], val[val_readable[val]]
+            counts = whole.labels[train].bincount(minlength=self.num_classes).tolist()
+            if missing := [name for name, count in zip(self.class_names, counts, strict=True) if not count]:
+                more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+                raise RunError(f"data: there is no image to train on of the class {', '.join(missing[:5])}{more}")
             if len(train) < self.batch_size:
                 raise ValueError(f"batch_size is {self.batch_size}, but there are {len(train)} images to train on")
-            self.train = Pixels(pixels.images[train], pixels.labels[train])
-            self.val = Pixels(pixels.images[val], pixels.labels[val])
+            self.train, self.val = whole.take(train), (whole if given is None else given).take(val)
         elif stage in ("test", "predict") and self.test is None:
-            self.test = self.load("test")
+            whole, readable = self._open("test")
+            self.test = whole.take(readable.nonzero().squeeze(1))
 
-    def train_dataloader(self) -> TrainLoader:
+    def _open(self, part: Part) -> tuple[Pixels | Files, Tensor]:
+        """A part, checked, and which of its images can be used: bool, N."""
+        pixels = self.load(part)
+        assert isinstance(pixels, Pixels)
+        images, labels, (channels, height, width) = pixels.store, pixels.labels, self.input_size
+        name = f"data: {type(self).__name__}.load({part!r})"
+        if images.dtype != torch.uint8 or images.shape[1:] != (height, width, channels):
+            expected = f"uint8 images of N×{height}×{width}×{channels}, as input_size says"
+            raise RunError(f"{name} should give {expected}, not {images.dtype} of {'×'.join(map(str, images.shape))}")
+        self._check_labels(name, len(images), labels)
+        return pixels, torch.ones(len(labels), dtype=torch.bool)
+
+    def _check_labels(self, name: str, count: int, labels: Tensor) -> None:
+        if labels.dtype != torch.int64 or labels.shape != (count,):
+            raise RunError(f"{name} should give {count} labels as int64, not {labels.dtype} of {list(labels.shape)}")
+        if count == 0:
+            raise RunError(f"{name} gave no images")
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= self.num_classes:
+            wrong, last = low if low < 0 else high, self.num_classes - 1
+            raise RunError(f"{name} gave the label {wrong}; {last + 1} class_names mean labels 0 to {last}")
+
+    def train_dataloader(self) -> Iterable[Any]:
         assert self.train is not None, "call setup('fit') first"
+        return self._train_loader(self.train)
+
+    def _train_loader(self, part: Pixels | Files) -> Iterable[Any]:
+        assert isinstance(part, Pixels)
         device, rank, world_size = self._place()
         return TrainLoader(
-            self.train,
+            self._on(device, part),
             self.batch_size,
             self.seed,
-            translate=self.translate,
-            flip=self.flip,
+            self.augmentation,
             device=device,
             rank=rank,
             world_size=world_size,
             position=self._position if self.trainer else None,
         )
 
-    def val_dataloader(self) -> EvaluationLoader:
-        assert self.val is not None, "call setup('validate') first"
-        return self._evaluation_loader(self.val)
+    def val_dataloader(self) -> Iterable[Any]:
+        return self.evaluation_dataloader("val")
 
-    def test_dataloader(self) -> EvaluationLoader:
-        assert self.test is not None, "call setup('test') first"
-        return self._evaluation_loader(self.test)
+    def test_dataloader(self) -> Iterable[Any]:
+        return self.evaluation_dataloader("test")
 
     predict_dataloader = test_dataloader
 
-    def _evaluation_loader(self, pixels: Pixels) -> EvaluationLoader:
+    def evaluation_dataloader(self, part: Part, at_most: int | None = None) -> Iterable[Any]:
+        """A part's images as they are, in order, each once over all ranks: batches of (images, labels, positions).
+
+        Args:
+            part: One that ``setup`` has loaded.
+            at_most: Only so many of them, evenly spaced.
+        """
+        images = {"train": self.train, "val": self.val, "test": self.test}[part]
+        assert images is not None, f"call setup({'test' if part == 'test' else 'fit'!r}) first"
+        if at_most is not None and at_most < len(images):
+            images = images.take(torch.linspace(0, len(images) - 1, at_most).long())
+        return self._evaluation_loader(images)
+
+    def _evaluation_loader(self, part: Pixels | Files) -> Iterable[Any]:
+        assert isinstance(part, Pixels)
         device, rank, world_size = self._place()
+        pixels = self._on(device, part)
         return EvaluationLoader(pixels, self.eval_batch_size, device=device, rank=rank, world_size=world_size)
 
-    def _place(self) -> _Place:
+    def _on(self, device: torch.device, pixels: Pixels) -> Pixels:
+        # Training and validation images are parts of one tensor, which is to be on the device once.
+        if self._moved is None or self._moved[0] is not pixels.store:
+            self._moved = pixels.store, pixels.store.to(device)
+        return Pixels(self._moved[1], pixels.labels, pixels.rows)
+
+    def _place(self) -> Place:
         if self.trainer is None:
-            return _Place()
-        return _Place(self.trainer.strategy.root_device, self.trainer.global_rank, self.trainer.world_size)
+            return Place()
+        return Place(self.trainer.strategy.root_device, self.trainer.global_rank, self.trainer.world_size)
 
     def _position(self) -> Position:
         # A pass begins where the Trainer's own count of batches says.

@@ -5,51 +5,72 @@ loaders (Page, 2018; Jordan's cifar10-loader); here it is also sharded over rank
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from resnet18.data.augment import gather_augmented
+from resnet18.data.augment import Augmentation
+from resnet18.data.order import Order, Position
 from resnet18.randomness import generator
 
-_ORDER, _AUGMENT = 1, 2  # keep the two streams of draws apart
+AUGMENT = 2  # keeps these draws apart from those of the order
+_PLAIN = Augmentation()
 
 
-class Pixels(NamedTuple):
-    """A labelled set of images: uint8 N×H×W×C, and int64 N."""
+@dataclass(frozen=True)
+class Pixels:
+    """A labelled set of N images, or some of a larger one's, which is then shared and not copied."""
 
-    images: Tensor
+    store: Tensor
+    """uint8, M×H×W×C."""
     labels: Tensor
+    """int64, N."""
+    rows: Tensor | None = None
+    """int64, N: where in ``store`` each image stands. Without it, in order."""
 
+    def __len__(self) -> int:
+        return len(self.labels)
 
-class Position(NamedTuple):
-    """Where in a run to begin: the epoch, and how many of its batches are already done."""
+    @property
+    def images(self) -> Tensor:
+        """The images themselves: uint8, N×H×W×C."""
+        return self.store if self.rows is None else self.store[self.rows]
 
-    epoch: int
-    batch: int
+    def take(self, positions: Tensor) -> Self:
+        """The images at these positions: int64, in the order wanted."""
+        rows = positions if self.rows is None else self.rows[positions.to(self.rows.device)]
+        return type(self)(self.store, self.labels[positions.to(self.labels.device)], rows.to(self.store.device))
+
+    def identity(self) -> dict[str, Tensor]:
+        """What tells this set from another, for its fingerprint."""
+        return {"labels": self.labels}
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device."""
+        rows = self.rows if self.rows is None else self.rows.to(device)
+        return type(self)(self.store.to(device), self.labels.to(device), rows)
 
 
 class TrainLoader:
     """Shuffled, augmented training batches: (uint8 B×C×H×W in channels-last memory, int64 B).
 
-    The order is a function of (seed, epoch): every rank draws the same permutation and takes its own share of it. All
-    ranks see the same number of full batches; the images left over, fewer than one batch over all ranks, are others in
-    every epoch. The augmentation is a function of (seed, step, rank).
+    The order is that of :class:`~resnet18.data.order.Order`. The augmentation is a function of (seed, step, rank).
 
     Args:
         pixels: The images, moved to ``device`` once.
         batch_size: Images a batch, on each rank.
         seed: Seed of the order and of the augmentation.
-        translate: See :func:`~resnet18.data.augment.gather_augmented`.
-        flip: Likewise.
+        augmentation: What is done to the images; nothing that is done one by one.
         device: Where the images live and the batches come from.
         rank: This process's number, of ``world_size``.
         world_size: How many processes share the images.
         position: Asked at the start of every pass. Without it the passes count themselves, from epoch 0.
 
     Raises:
-        ValueError: Where the images do not fill one batch on every rank.
+        ValueError: Where the images do not fill one batch on every rank, and for an augmentation that is done to one
+            image at a time.
     """
 
     def __init__(
@@ -57,51 +78,47 @@ class TrainLoader:
         pixels: Pixels,
         batch_size: int,
         seed: int,
+        augmentation: Augmentation = _PLAIN,
         *,
-        translate: int = 0,
-        flip: bool = False,
         device: torch.device | str = "cpu",
         rank: int = 0,
         world_size: int = 1,
         position: Callable[[], Position] | None = None,
     ) -> None:
-        self.images, self.labels = pixels.images.to(device), pixels.labels.to(device)
-        self.batch_size, self.seed, self.translate, self.flip = batch_size, seed, translate, flip
-        self.rank, self.world_size = rank, world_size
-        self.batches = len(self.labels) // (batch_size * world_size)
-        if self.batches == 0:
-            raise ValueError(
-                f"{len(self.labels)} training images do not fill a batch of {batch_size} on each of {world_size} ranks"
-            )
+        if augmentation.one_by_one:
+            raise ValueError("policy and erasing are done to one image at a time, which the resident feed does not do")
+        self.pixels, self.augmentation = pixels.to(device), augmentation
+        self.order = Order(len(pixels), batch_size, seed, rank, world_size)
         self._passes = 0
         self._position = position or (lambda: Position(self._passes, 0))
 
     def __len__(self) -> int:
-        return self.batches
-
-    def order(self, epoch: int) -> Tensor:
-        """This rank's images in the epoch, in order: int64, ``len(self)`` · ``batch_size``, on the CPU."""
-        permutation = torch.randperm(len(self.labels), generator=generator(self.seed, _ORDER, epoch))
-        return permutation[self.rank :: self.world_size][: self.batches * self.batch_size]
+        return self.order.batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         epoch, first = self._position()
         self._passes = epoch + 1
-        device = self.images.device
-        batches = self.order(epoch).to(device).split(self.batch_size)
-        for batch in range(first, self.batches):
+        order, pixels = self.order, self.pixels
+        # The epoch's order crosses to the device at once: a copy a batch would make the device wait for each.
+        batches = order.epoch(epoch).to(pixels.store.device).split(order.batch_size)
+        for batch in range(first, order.batches):
             index = batches[batch]
-            draws = None
-            if self.translate or self.flip:
-                draws = generator(self.seed, _AUGMENT, epoch * self.batches + batch, self.rank, device=device)
-            images = gather_augmented(self.images, index, translate=self.translate, flip=self.flip, generator=draws)
-            yield images.permute(0, 3, 1, 2), self.labels[index]
+            rows = index if pixels.rows is None else pixels.rows[index]
+            draws = generator(order.seed, AUGMENT, epoch * order.batches + batch, order.rank, device=rows.device)
+            yield self.augmentation.gather(pixels.store, rows, draws).permute(0, 3, 1, 2), pixels.labels[index]
 
 
 class EvaluationLoader:
     """Every image exactly once over all ranks, in order: (uint8 B×C×H×W, int64 B labels, int64 B positions).
 
     Ranks may hold one image more or fewer than others: padding to equal shares would count images twice.
+
+    Args:
+        pixels: The images, moved to ``device`` once.
+        batch_size: Images a batch.
+        device: Where the images live and the batches come from.
+        rank: This process's number, of ``world_size``.
+        world_size: How many processes share the images.
     """
 
     def __init__(
@@ -113,14 +130,16 @@ class EvaluationLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.positions = torch.arange(len(pixels.labels))[rank::world_size]
-        self.images, self.labels = pixels.images[self.positions].to(device), pixels.labels[self.positions].to(device)
+        self.positions = torch.arange(len(pixels))[rank::world_size]
+        self.pixels = pixels.take(self.positions).to(device)
         self.batch_size = batch_size
 
     def __len__(self) -> int:
-        return -(-len(self.labels) // self.batch_size)
+        return -(-len(self.positions) // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        for start in range(0, len(self.labels), self.batch_size):
+        store, labels, rows = self.pixels.store, self.pixels.labels, self.pixels.rows
+        assert rows is not None
+        for start in range(0, len(self.positions), self.batch_size):
             batch = slice(start, start + self.batch_size)
-            yield self.images[batch].permute(0, 3, 1, 2), self.labels[batch], self.positions[batch]
+            yield store[rows[batch]].permute(0, 3, 1, 2), labels[batch], self.positions[batch]

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from resnet18.data import EvaluationLoader, Pixels, TrainLoader
-from resnet18.data.augment import gather_augmented
-from resnet18.data.resident import Position
+from resnet18.data.augment import Augmentation, gather_augmented
+from resnet18.data.order import Position
 
 
 def numbered(count: int, channels: int = 3) -> Pixels:
@@ -30,7 +30,7 @@ def same(one: list[tuple[Tensor, Tensor]], other: list[tuple[Tensor, Tensor]]) -
     )
 
 
-AUGMENTED: dict[str, Any] = {"translate": 1, "flip": True}
+AUGMENTED: dict[str, Any] = {"augmentation": Augmentation(translate=1, flip=True)}
 
 
 def test_a_batch_is_bytes_in_channels_last_memory_with_the_labels_of_its_images() -> None:
@@ -70,19 +70,28 @@ def test_the_order_is_that_of_seed_and_epoch_alone() -> None:
     passes = [labels_of(loader) for _ in range(3)]
     torch.manual_seed(1)
     assert [labels_of(TrainLoader(numbered(50), 4, seed=3, position=at(epoch))) for epoch in range(3)] == passes
-    assert [loader.order(epoch).tolist() for epoch in range(3)] == passes
+    assert [loader.order.epoch(epoch).tolist() for epoch in range(3)] == passes
     others = [labels_of(TrainLoader(numbered(50), 4, seed=seed)) for seed in range(4, 8)]
     assert len({tuple(order) for order in [*passes, *others]}) == 7
 
 
-@pytest.mark.parametrize("settings", [{"translate": 1}, {"flip": True}, AUGMENTED])
-def test_the_augmentation_is_that_of_seed_step_and_rank(settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "augmentation",
+    [
+        Augmentation(translate=1),
+        Augmentation(flip=True),
+        Augmentation(translate=1, flip=True),
+        Augmentation(crop=(0.2, 1)),
+        Augmentation(cutout=2),
+    ],
+)
+def test_the_augmentation_is_that_of_seed_step_and_rank(augmentation: Augmentation) -> None:
     # Images that are all the same: what differs between batches is the augmentation.
     one = numbered(1)
     pixels = Pixels(one.images.expand(32, -1, -1, -1).contiguous(), torch.arange(32))
 
     def batches(seed: int = 0, epoch: int = 0, **place: Any) -> list[Tensor]:
-        loader = TrainLoader(pixels, 16, seed, position=at(epoch), **place, **settings)
+        loader = TrainLoader(pixels, 16, seed, augmentation, position=at(epoch), **place)
         return [images for images, _ in loader]
 
     assert all(torch.equal(one, again) for one, again in zip(batches(), batches(), strict=True))
@@ -106,8 +115,8 @@ def test_a_pass_begins_anywhere_with_the_tail_of_the_whole_one(
 def test_a_resumed_pass_is_followed_by_the_next_epoch() -> None:
     places = iter([Position(2, 3), Position(3, 0)])
     loader = TrainLoader(numbered(20), 4, seed=0, position=lambda: next(places))
-    assert labels_of(loader) == loader.order(2).tolist()[12:]
-    assert labels_of(loader) == loader.order(3).tolist()
+    assert labels_of(loader) == loader.order.epoch(2).tolist()[12:]
+    assert labels_of(loader) == loader.order.epoch(3).tolist()
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 4])

@@ -1,0 +1,120 @@
+"""One image file to uint8 pixels, and the reason where that can't be done.
+
+JPEGs go through torchvision (libjpeg-turbo, without a detour over PIL's own image), all other kinds through PIL.
+A JPEG much larger than needed is decoded at a half, a quarter or an eighth of its size, which libjpeg does in the
+frequency domain: a 12-megapixel photograph then costs a fraction of its full decoding.
+"""
+
+import io
+import re
+import warnings
+from pathlib import Path
+
+import numpy
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg
+from torchvision.transforms.v2 import functional as F
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif")
+PIXEL_LIMIT = 100_000_000  # 0.3 GB decoded; PIL's own limit is near it
+TOO_LARGE = f"over the limit of {PIXEL_LIMIT // 1_000_000} megapixels"
+LARGE_FILE = 1 << 18  # bytes; below it a JPEG is hardly larger than a network's input, and its header not worth a look
+JPEG_MAGIC = b"\xff\xd8\xff"
+TRUECOLOR = ("RGB", "L")  # the modes of a JPEG that torchvision decodes as PIL does; PIL has more for CMYK
+
+# The limit above is checked by hand, with a reason in the user's terms.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+
+
+class UnreadableImage(Exception):  # noqa: N818
+    """A file that gives no pixels; the message is the reason."""
+
+
+def decode(path: Path, channels: int = 3, at_least: int | None = None, *, checked: bool = False) -> Tensor:
+    """The pixels of an image file, upright as its EXIF orientation says.
+
+    Transparency is dropped, an animation gives its first frame, and 16 bits a channel give their upper 8.
+
+    Args:
+        path: The file, of any kind that PIL reads.
+        channels: 3 for colour, 1 for grey; an image of the other kind is converted.
+        at_least: A large JPEG may come reduced by 2, 4 or 8 as long as both of its sides keep so many pixels.
+        checked: The file has been decoded before: its header is not looked at again where that can be spared.
+
+    Returns:
+        uint8, C×H×W.
+
+    Raises:
+        UnreadableImage: Where the file is missing, empty, cut short, too large, or no image.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise UnreadableImage("a link that points nowhere" if path.is_symlink() else "no such file") from None
+    except OSError as error:
+        raise UnreadableImage(error.strerror or str(error)) from None
+    if not content:
+        raise UnreadableImage("the file is empty")
+    try:
+        if checked and content.startswith(JPEG_MAGIC) and len(content) < LARGE_FILE:
+            try:
+                return _decode_jpeg(content, channels)
+            except RuntimeError:
+                pass  # one of the kinds that are left to PIL
+        with Image.open(io.BytesIO(content)) as image:
+            return _decode_any(image, content, channels, at_least)
+    except UnidentifiedImageError:
+        raise UnreadableImage("not an image of a known kind") from None
+    except Image.DecompressionBombError:
+        raise UnreadableImage(TOO_LARGE) from None
+    except (OSError, ValueError, SyntaxError, RuntimeError, MemoryError, EOFError) as error:
+        reason = re.sub(r"^\w+, \S+\.cpp:\d+, ", "", str(error).partition("\n")[0])  # torchvision's name the C++ line
+        raise UnreadableImage(reason or type(error).__name__) from None
+
+
+def _decode_jpeg(content: bytes, channels: int) -> Tensor:
+    mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
+    # The buffer is only read, which torch.frombuffer can't know of bytes.
+    data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    pixels = decode_jpeg(data, mode=mode, apply_exif_orientation=True)
+    assert isinstance(pixels, Tensor)  # one image in, one out
+    return pixels
+
+
+def _decode_any(image: Image.Image, content: bytes, channels: int, at_least: int | None) -> Tensor:
+    wanted = "RGB" if channels == 3 else "L"
+    width, height = image.size
+    if image.format == "JPEG" and at_least is not None and len(content) >= LARGE_FILE:
+        image.draft(image.mode, (at_least, at_least))
+    if image.width * image.height > PIXEL_LIMIT:
+        raise UnreadableImage(f"{width:,} × {height:,} pixels, {TOO_LARGE}")
+    if image.format == "JPEG" and image.size == (width, height) and image.mode in TRUECOLOR:
+        return _decode_jpeg(content, channels)
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise UnreadableImage("floating-point pixels, whose range is not known")
+    if image.mode.startswith("I"):  # PIL would cut values off at 255 instead of scaling them
+        image = Image.fromarray((numpy.asarray(image).clip(0, 65535) >> 8).astype(numpy.uint8))
+    pixels = torch.from_numpy(numpy.array(image.convert(wanted)))
+    return pixels.view(image.height, image.width, channels).permute(2, 0, 1)
+
+
+def centre_square(image: Tensor, size: int, share: float) -> Tensor:
+    """What evaluation sees of an image: scaled, then the square in its middle.
+
+    Args:
+        image: uint8, C×H×W.
+        size: Side of the square in pixels.
+        share: Of the scaled image's shorter side; 0.875 is ImageNet's 224 of 256.
+
+    Returns:
+        uint8, C×size×size.
+    """
+    return F.center_crop(F.resize(image, [scaled_side(size, share)], antialias=True), [size, size])
+
+
+def scaled_side(size: int, share: float) -> int:
+    """The shorter side of what :func:`centre_square` cuts from, in pixels."""
+    return max(size, round(size / share))

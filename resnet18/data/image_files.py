@@ -1,0 +1,244 @@
+"""The base of sources whose images are files: decoded once and resident where they fit, else streamed by workers.
+
+A source of this kind is a subclass with ``class_names`` and a ``load`` that lists files and labels;
+:mod:`resnet18.data.folder` is a whole one.
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.fabric.utilities.data import suggested_max_num_workers
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities import rank_zero_info
+from torch import Tensor
+
+from resnet18.data.augment import Augmentation, Policy
+from resnet18.data.base import ImageDataModule, Part
+from resnet18.data.cache import Looked, look_through
+from resnet18.data.resident import Pixels
+from resnet18.data.streamed import Files, Geometry, StreamedEvaluationLoader, StreamedTrainLoader
+from resnet18.errors import RunError
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what torchvision's weights expect
+GREY_MEAN, GREY_STD = (0.449,), (0.226,)  # the same of grey values
+SHOWN = 40  # broken files named on the terminal; all of them are in the cache's list
+MOST_WORKERS = 16
+
+
+class ImageFiles(ImageDataModule):
+    """Labelled image files, brought to one size.
+
+    The *resident* feed decodes every file once, to the square that evaluation sees, and augments from there. The
+    *streamed* feed decodes a file whenever it is needed, so that random crops come from the whole image in its full
+    resolution, and augmentations that are done one by one can be had.
+
+    Args:
+        image_size: Side of a training image in pixels.
+        eval_size: Side of any other image; by default the same.
+        eval_share: How much of an image's shorter side the square in its middle takes, for evaluation.
+        first_size: Side of a training image in the first epochs, to grow to ``image_size``; streamed feed only.
+        growth: Between which shares of the run's epochs it grows.
+        channels: 3 for colour, 1 for grey; files of the other kind are converted.
+        crop: Least and greatest share of an image's area that a random crop takes.
+        policy: ``trivial`` for TrivialAugment, ``rand`` for RandAugment; streamed feed only.
+        magnitude: Of RandAugment, 0 to 30.
+        erasing: Probability of erasing a random rectangle; streamed feed only.
+        feed: ``auto`` is resident where everything asked for can be had so and the decoded images fit the limit.
+        resident_limit_gb: That limit, in 10⁹ bytes of memory on the training device.
+        num_workers: Processes that decode for the streamed feed; by default one fewer than there are CPUs, up to 16.
+        broken: What to do about files that can't be read. All are listed before anything is trained, either way.
+        cache_dir: Where what was decoded is kept; by default the user's, which is ``~/.cache/resnet18`` on Linux.
+        mean: Of each channel, pixels counted from 0 to 1; by default ImageNet's.
+        std: Likewise.
+        kwargs: The rest is :class:`~resnet18.data.base.ImageDataModule`'s.
+
+    Raises:
+        ValueError: For a value out of range, and for two that contradict each other.
+        RunError: In ``setup``, for files that can't be read.
+    """
+
+    def __init__(
+        self,
+        image_size: int = 128,
+        eval_size: int | None = None,
+        eval_share: float = 1.0,
+        first_size: int | None = None,
+        growth: tuple[float, float] = (0.75, 0.85),
+        channels: Literal[1, 3] = 3,
+        crop: tuple[float, float] | None = None,
+        policy: Policy = "none",
+        magnitude: int = 9,
+        erasing: float = 0.0,
+        feed: Literal["auto", "resident", "streamed"] = "auto",
+        resident_limit_gb: float = 4.0,
+        num_workers: int | None = None,
+        broken: Literal["fail", "skip"] = "fail",
+        cache_dir: str | None = None,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if image_size < 1 or (eval_size is not None and eval_size < 1):
+            raise ValueError(f"image_size and eval_size must be at least 1, not {image_size} and {eval_size}")
+        if not 0 < eval_share <= 1:
+            raise ValueError(f"eval_share must lie above 0 and up to 1, not {eval_share}")
+        if first_size is not None and not 1 <= first_size <= image_size:
+            raise ValueError(f"first_size must lie between 1 and image_size, {image_size}, not {first_size}")
+        if not 0 <= growth[0] <= growth[1] <= 1:
+            raise ValueError(f"growth must be two ascending shares of the run, not {list(growth)}")
+        if num_workers is not None and num_workers < 0:
+            raise ValueError(f"num_workers must be 0 or more, not {num_workers}")
+        self.geometry = Geometry(image_size, eval_size or image_size, eval_share, channels, first_size, growth)
+        self.input_size = (channels, self.geometry.evaluation, self.geometry.evaluation)
+        self.mean = mean or (IMAGENET_MEAN if channels == 3 else GREY_MEAN)
+        self.std = std or (IMAGENET_STD if channels == 3 else GREY_STD)
+        if not len(self.mean) == len(self.std) == channels:
+            raise ValueError(f"mean and std must have {channels} values, one for each of the channels")
+        super().__init__(**kwargs)
+        self.crop, self.policy, self.magnitude, self.erasing = crop, policy, magnitude, erasing
+        self.resident_limit_gb, self.num_workers, self.broken = resident_limit_gb, num_workers, broken
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir else None
+        self.wanted_feed = feed
+        self._why = "as asked"
+        self._looked: dict[Part, tuple[Files, Looked]] = {}
+        self._test_names: Sequence[str] = []
+        only_streamed = self._only_streamed()
+        if feed == "resident" and only_streamed:
+            raise ValueError(f"feed is resident, but {only_streamed}")
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """What is done to the training images."""
+        return Augmentation(
+            crop=self.crop,
+            translate=self.translate,
+            flip=self.flip,
+            policy=self.policy,
+            magnitude=self.magnitude,
+            erasing=self.erasing,
+            cutout=self.cutout,
+            fill=self.mean_pixel,
+        )
+
+    def _only_streamed(self) -> str:
+        """Why the resident feed can't do what is asked for; empty if it can."""
+        if self.augmentation.one_by_one:
+            return "policy and erasing are done to one image at a time"
+        if self.geometry.first is not None:
+            return "first_size lets the images grow"
+        if self.geometry.evaluation != self.geometry.train:
+            return "eval_size is not image_size"
+        return ""
+
+    def prepare_data(self) -> None:
+        """Looks through every file that the command will use, on one process a machine: the others find its cache."""
+        state = self.trainer.state.fn if self.trainer else None
+        parts: list[Part] = ["test"] if state in (TrainerFn.TESTING, TrainerFn.PREDICTING) else ["train"]
+        if parts == ["train"] and self.has_val:
+            parts.append("val")
+        self._look(parts)
+
+    def setup(self, stage: str) -> None:
+        if stage in ("test", "predict"):
+            self._look(["test"])
+        elif self.val is None:
+            self._look(["train", "val"] if self.has_val else ["train"])
+        super().setup(stage)
+        if stage in ("test", "predict") and not self._test_names:
+            files, looked = self._looked["test"]
+            self._test_names = [name for name in files.names if name not in looked.broken]
+
+    def _look(self, parts: list[Part]) -> None:
+        """Decodes or checks the parts, and decides on their feed."""
+        if all(part in self._looked for part in parts):
+            return
+        listed = {part: self.load(part) for part in parts}
+        count = sum(len(files) for files in listed.values())
+        gigabytes = count * self.geometry.channels * self.geometry.evaluation**2 / 1e9
+        only_streamed = self._only_streamed()
+        self.feed = "streamed"
+        if self.wanted_feed == "auto" and only_streamed:
+            self._why = only_streamed
+        elif self.wanted_feed == "auto" and gigabytes > self.resident_limit_gb:
+            self._why = f"decoded, {gigabytes:.2f} GB would be over resident_limit_gb = {self.resident_limit_gb:g}"
+        elif self.wanted_feed != "streamed":
+            self.feed = "resident"
+        for part, files in listed.items():
+            assert isinstance(files, Files)
+            self._check_labels(f"data: {type(self).__name__}.load({part!r})", len(files), files.labels)
+            looked = look_through(files, self.geometry, self.cache_dir, keep=self.feed == "resident")
+            self._looked[part] = (files, looked)
+        self._report_broken(parts)
+
+    def _report_broken(self, parts: list[Part]) -> None:
+        lines = [
+            f"  {files.root / name}: {reason}"
+            for files, looked in map(self._looked.__getitem__, parts)
+            for name, reason in looked.broken.items()
+        ]
+        if not lines:
+            return
+        shown = lines if len(lines) <= SHOWN + 1 else [*lines[:SHOWN], f"  and {len(lines) - SHOWN:,} more"]
+        if self.broken == "fail":
+            count = f"{len(lines):,} image files" if len(lines) > 1 else "an image file"
+            listing = "\n".join([f"data: {count} can't be read", *shown])
+            raise RunError(f"{listing}\nTake them away, or leave them out with --data.broken skip")
+        rank_zero_info("\n".join([f"left out, for they can't be read: {len(lines):,} image files", *shown]))
+
+    def _open(self, part: Part) -> tuple[Pixels | Files, Tensor]:
+        files, looked = self._looked[part]
+        readable = torch.tensor([name not in looked.broken for name in files.names])
+        return (files if looked.store is None else Pixels(looked.store, files.labels)), readable
+
+    def image_ids(self) -> Sequence[str]:
+        """The test images' paths, from the directory that holds them."""
+        return self._test_names
+
+    def feed_note(self) -> str:
+        """How the images are fed, in a line for whoever started the command; after ``setup``."""
+        if self.feed == "resident":
+            stores = [looked.store for _, looked in self._looked.values() if looked.store is not None]
+            count, gigabytes = sum(map(len, stores)), sum(store.numel() for store in stores) / 1e9
+            size, limit = "×".join(map(str, self.input_size)), self.resident_limit_gb
+            return f"resident feed: {count:,} files decoded once to {size}, {gigabytes:.2f} GB of at most {limit:g}"
+        return f"streamed feed, {self._workers()} workers: {self._why}"
+
+    def _workers(self) -> int:
+        if self.num_workers is not None:
+            return self.num_workers
+        local = self.trainer.num_devices if self.trainer else 1
+        return min(suggested_max_num_workers(local), MOST_WORKERS)
+
+    def _train_loader(self, part: Pixels | Files) -> Iterable[Any]:
+        if isinstance(part, Pixels):
+            return super()._train_loader(part)
+        device, rank, world_size = self._place()
+        return StreamedTrainLoader(
+            part,
+            self.batch_size,
+            self.seed,
+            self.geometry,
+            self.augmentation,
+            num_workers=self._workers(),
+            pin_memory=device.type == "cuda",
+            rank=rank,
+            world_size=world_size,
+            epochs=self.trainer.max_epochs or 1 if self.trainer else 1,  # -1, endless: images never grow
+            position=self._position if self.trainer else None,
+        )
+
+    def _evaluation_loader(self, part: Pixels | Files) -> Iterable[Any]:
+        if isinstance(part, Pixels):
+            return super()._evaluation_loader(part)
+        device, rank, world_size = self._place()
+        return StreamedEvaluationLoader(
+            part,
+            self.eval_batch_size,
+            self.geometry,
+            num_workers=self._workers(),
+            pin_memory=device.type == "cuda",
+            rank=rank,
+            world_size=world_size,
+        )

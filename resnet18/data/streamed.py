@@ -1,0 +1,300 @@
+"""Loaders over image files, decoded by worker processes as they are needed, in uint8 from file to device.
+
+The augmentations are torchvision's v2 on uint8 tensors. What happens to an image is a function of (seed, epoch, its
+number), and the order one of (seed, epoch): neither depends on how many workers there are, or on which of them draws.
+"""
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from resnet18.data.augment import RATIO, Augmentation, cutout
+from resnet18.data.decode import UnreadableImage, centre_square, decode, scaled_side
+from resnet18.data.order import Order, Position
+from resnet18.data.resident import AUGMENT
+from resnet18.errors import RunError
+from resnet18.randomness import mix
+
+GROWTH = 32  # pixels, the stride of the last stage: sizes between its multiples cost as much as the next
+
+
+@dataclass(frozen=True)
+class Files:
+    """A labelled set of N image files."""
+
+    root: Path
+    """The directory that ``names`` start from."""
+    names: Sequence[str]
+    """N paths in it."""
+    labels: Tensor
+    """int64, N."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, positions: Tensor) -> Self:
+        """The files at these positions: int64, in the order wanted."""
+        return type(self)(self.root, [self.names[position] for position in positions.tolist()], self.labels[positions])
+
+    def identity(self) -> dict[str, Tensor]:
+        """What tells this set from another, for its fingerprint."""
+        names = "\n".join(self.names).encode("utf-8", "surrogateescape")
+        return {"labels": self.labels, "names": torch.frombuffer(bytearray(names), dtype=torch.uint8)}
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The sizes that images are brought to, in pixels.
+
+    Args:
+        train: Side of a training image.
+        evaluation: Side of any other image.
+        share: Of the shorter side, for what is evaluated: see :func:`~resnet18.data.decode.centre_square`.
+        channels: 3 or 1.
+        first: Side of a training image in the first epochs; by default the same.
+        growth: Between which shares of the run's epochs the side grows from ``first`` to ``train``.
+    """
+
+    train: int
+    evaluation: int
+    share: float = 1.0
+    channels: int = 3
+    first: int | None = None
+    growth: Sequence[float] = (0.75, 0.85)
+
+    def train_size(self, epoch: int, epochs: int) -> int:
+        """Side of a training image in an epoch, growing in steps of 32 pixels as in FFCV's ImageNet recipe."""
+        if self.first is None:
+            return self.train
+        begin, end = (share * epochs for share in self.growth)
+        grown = float(numpy.interp(epoch, [begin, end], [self.first, self.train]))
+        if begin < epoch < end:
+            grown = min(max(round(grown / GROWTH) * GROWTH, self.first), self.train)
+        return round(grown)
+
+
+class Draw(NamedTuple):
+    """One image asked of a worker."""
+
+    number: int
+    """Its place in the list of files."""
+    size: int
+    """Side in pixels that it is wanted in."""
+    seed: int | None
+    """Of its augmentation; none for evaluation."""
+
+
+class ImageDecoding(Dataset[Any]):
+    """What a worker does: whole batches of draws to (uint8 B×C×S×S in channels-last memory, int64 B)."""
+
+    def __init__(self, files: Files, geometry: Geometry, augmentation: Augmentation) -> None:
+        self.root, self.labels, self.geometry, self.augmentation = files.root, files.labels, geometry, augmentation
+        # One array of bytes: a list of strings would be copied into every worker, page by page, as it is counted.
+        self.names = numpy.array([os.fsencode(name) for name in files.names])
+        self.policy, self.erasing = _policy(augmentation), _erasing(augmentation)
+        smallest = math.sqrt(augmentation.crop[0] * RATIO[0]) if augmentation.crop else 1.0
+        self.enough_to_crop = math.ceil(geometry.train / smallest)  # the smallest part still has all its pixels then
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitems__(self, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
+        size, channels = draws[0].size, self.geometry.channels
+        images = torch.empty(len(draws), size, size, channels, dtype=torch.uint8)
+        # The draws are seeded one by one; without workers they must not touch what the network draws from.
+        with torch.random.fork_rng(devices=[]):
+            for place, draw in zip(images, draws, strict=True):
+                place.copy_(self._image(draw).permute(1, 2, 0))
+        return images.permute(0, 3, 1, 2), self.labels[[draw.number for draw in draws]]
+
+    def _image(self, draw: Draw) -> Tensor:
+        path, geometry, crop = self.root / os.fsdecode(self.names[draw.number]), self.geometry, self.augmentation.crop
+        plain = draw.seed is None or crop is None
+        enough = scaled_side(draw.size, geometry.share) if plain else self.enough_to_crop
+        try:
+            image = decode(path, geometry.channels, enough, checked=True)
+        except UnreadableImage as error:
+            raise RunError(f"{path}: {error}; it could be read when the run began") from None
+        if draw.seed is not None:
+            # Not torch.manual_seed, which seeds CUDA too, and formats a stack trace where there is none.
+            torch.default_generator.manual_seed(draw.seed)
+        if plain:
+            image = centre_square(image, draw.size, geometry.share)
+        else:
+            top, left, height, width = v2.RandomResizedCrop.get_params(image, list(crop), list(RATIO))
+            image = F.resized_crop(image, top, left, height, width, [draw.size, draw.size], antialias=True)
+        return image if draw.seed is None else self._augmented(image)
+
+    def _augmented(self, image: Tensor) -> Tensor:
+        wanted = self.augmentation
+        if wanted.translate:
+            image = v2.RandomCrop(image.shape[1:], padding=wanted.translate, padding_mode="reflect")(image)
+        if wanted.flip and torch.rand(()) < 0.5:
+            image = F.horizontal_flip(image)
+        image = self.erasing(self.policy(image))
+        if wanted.cutout:
+            image = cutout(image.permute(1, 2, 0)[None], wanted.cutout, wanted.fill, None)[0].permute(2, 0, 1)
+        return image
+
+
+def _policy(wanted: Augmentation) -> Callable[[Tensor], Tensor]:
+    fill = list(wanted.fill)
+    if wanted.policy == "trivial":
+        return v2.TrivialAugmentWide(fill=fill)
+    if wanted.policy == "rand":
+        return v2.RandAugment(magnitude=wanted.magnitude, fill=fill)
+    return _unchanged
+
+
+def _erasing(wanted: Augmentation) -> Callable[[Tensor], Tensor]:
+    colour: Any = list(wanted.fill)  # which it is annotated not to take
+    return v2.RandomErasing(wanted.erasing, value=colour) if wanted.erasing else _unchanged
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+class _TrainDraws:
+    """The batches of a pass, as a ``DataLoader`` asks for them when it begins one."""
+
+    def __init__(self, order: Order, geometry: Geometry, position: Callable[[], Position], epochs: int) -> None:
+        self.order, self.geometry, self.position, self.epochs = order, geometry, position, epochs
+
+    def __len__(self) -> int:
+        return self.order.batches
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        epoch, first = self.position()
+        size = self.geometry.train_size(epoch, self.epochs)
+        for batch in self.order.epoch(epoch).split(self.order.batch_size)[first:]:
+            yield [Draw(number, size, mix(self.order.seed, AUGMENT, epoch, number)) for number in batch.tolist()]
+
+
+class StreamedTrainLoader:
+    """Shuffled, augmented training batches: (uint8 B×C×S×S in channels-last memory, int64 B), on the CPU.
+
+    The workers live from the first pass to the last.
+
+    Args:
+        files: What to decode; all of it readable.
+        batch_size: Images a batch, on each rank.
+        seed: Seed of the order and of the augmentation.
+        geometry: The sizes of the images.
+        augmentation: What is done to them.
+        num_workers: Processes that decode; 0 for this one.
+        pin_memory: Whether the batches are to go to a GPU.
+        rank: This process's number, of ``world_size``.
+        world_size: How many processes share the images.
+        epochs: Of the whole run, for images that grow in it.
+        position: Asked at the start of every pass. Without it the passes count themselves, from epoch 0.
+
+    Raises:
+        ValueError: Where the images do not fill one batch on every rank.
+        RunError: While it is iterated, where a file can't be read any more.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        batch_size: int,
+        seed: int,
+        geometry: Geometry,
+        augmentation: Augmentation,
+        *,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+        epochs: int = 1,
+        position: Callable[[], Position] | None = None,
+    ) -> None:
+        self.order = Order(len(files), batch_size, seed, rank, world_size)
+        self._passes = 0
+        self._position = position or (lambda: Position(self._passes, 0))
+        draws = _TrainDraws(self.order, geometry, self._begin, epochs)
+        self.batches = _data_loader(ImageDecoding(files, geometry, augmentation), draws, num_workers, pin_memory)
+
+    def _begin(self) -> Position:
+        position = self._position()
+        self._passes = position.epoch + 1
+        return position
+
+    def __len__(self) -> int:
+        return self.order.batches
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        yield from _mended(self.batches)
+
+
+class StreamedEvaluationLoader:
+    """Every image exactly once over all ranks, in order: (uint8 B×C×S×S, int64 B labels, int64 B positions).
+
+    Args:
+        files: What to decode; all of it readable.
+        batch_size: Images a batch.
+        geometry: The sizes of the images.
+        num_workers: Processes that decode; 0 for this one.
+        pin_memory: Whether the batches are to go to a GPU.
+        rank: This process's number, of ``world_size``.
+        world_size: How many processes share the images.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        batch_size: int,
+        geometry: Geometry,
+        *,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.positions = torch.arange(len(files))[rank::world_size]
+        self.batch_size = batch_size
+        draws = [
+            [Draw(number, geometry.evaluation, None) for number in batch.tolist()]
+            for batch in self.positions.split(batch_size)
+            if len(batch)
+        ]
+        self.batches = _data_loader(ImageDecoding(files, geometry, Augmentation()), draws, num_workers, pin_memory)
+
+    def __len__(self) -> int:
+        return -(-len(self.positions) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        for (images, labels), positions in zip(
+            _mended(self.batches), self.positions.split(self.batch_size), strict=False
+        ):
+            yield images, labels, positions
+
+
+def _data_loader(dataset: ImageDecoding, draws: Any, num_workers: int, pin_memory: bool) -> DataLoader[Any]:
+    return DataLoader(
+        dataset,
+        batch_sampler=draws,
+        num_workers=num_workers,
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0,
+        collate_fn=_unchanged,
+    )
+
+
+def _mended(batches: DataLoader[Any]) -> Iterator[Any]:
+    try:
+        yield from batches
+    except RunError as error:
+        # What a worker raises arrives with the worker's traceback in its message; the last line is what was said.
+        message = str(error).strip().rpartition("\n")[2]
+        raise RunError(message.removeprefix(f"{RunError.__module__}.RunError: ")) from None
