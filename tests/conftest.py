@@ -8,7 +8,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy
 import pytest
+from PIL import Image
 
 # Before anything imports W&B or Lightning: tests neither ask nor reach for a network.
 os.environ.update(WANDB_MODE="offline", WANDB_ERROR_REPORTING="false", WANDB_SILENT="true")
@@ -29,6 +31,21 @@ class Done:
     status: int
     out: str
     err: str
+
+
+def picture(number: int, width: int = 40, height: int = 30) -> Image.Image:
+    """A smooth colour image, another for every number."""
+    coarse = numpy.random.default_rng(number).integers(0, 256, (4, 4, 3), dtype=numpy.uint8)
+    return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def picture_folder(place: Path, classes: Sequence[str] = ("cat", "dog"), each: int = 6, suffix: str = ".jpg") -> Path:
+    """A directory with a directory for each class and images in it."""
+    for label, name in enumerate(classes):
+        (place / name).mkdir(parents=True, exist_ok=True)
+        for number in range(each):
+            picture(1000 * label + number, 40 + number % 3).save(place / name / f"{number}{suffix}")
+    return place
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ class ImageDataModule(LightningDataModule, ABC):
         identity = whole.identity()
         if given is None:
             try:
-                train, val = stratified_split(whole.labels, self.val_share, self.split_seed)
+                train, val = stratified_split(whole.labels, self.val_share, self.split_seed, self.class_names)
             except ValueError as error:
                 raise RunError(f"data: {error}") from None
         else:

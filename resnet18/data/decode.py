@@ -1,6 +1,7 @@
 """One image file to uint8 pixels, and the reason where that can't be done.
 
-JPEGs go through torchvision (libjpeg-turbo, without a detour over PIL's own image), all other kinds through PIL.
+JPEGs go through torchvision (libjpeg-turbo, without a detour over PIL's own image), all other kinds through PIL. So do
+JPEGs from the day on that torchvision drops its decoder, which 0.29 announces.
 A JPEG much larger than needed is decoded at a half, a quarter or an eighth of its size, which libjpeg does in the
 frequency domain: a 12-megapixel photograph then costs a fraction of its full decoding.
 """
@@ -14,7 +15,6 @@ import numpy
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional as F
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif")
@@ -22,8 +22,14 @@ PIXEL_LIMIT = 100_000_000  # 0.3 GB decoded; PIL's own limit is near it
 TOO_LARGE = f"over the limit of {PIXEL_LIMIT // 1_000_000} megapixels"
 LARGE_FILE = 1 << 18  # bytes; below it a JPEG is hardly larger than a network's input, and its header not worth a look
 JPEG_MAGIC = b"\xff\xd8\xff"
-TRUECOLOR = ("RGB", "L")  # the modes of a JPEG that torchvision decodes as PIL does; PIL has more for CMYK
+TRUECOLOR: tuple[str, ...] = ("RGB", "L")  # the modes of a JPEG that torchvision decodes as PIL does; not CMYK
 
+try:
+    from torchvision.io import ImageReadMode, decode_jpeg
+except ImportError:
+    TRUECOLOR = ()
+
+warnings.filterwarnings("ignore", message="The image decoding and encoding capabilities of TorchVision are deprecated")
 # The limit above is checked by hand, with a reason in the user's terms.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
@@ -58,7 +64,7 @@ def decode(path: Path, channels: int = 3, at_least: int | None = None, *, checke
     if not content:
         raise UnreadableImage("the file is empty")
     try:
-        if checked and content.startswith(JPEG_MAGIC) and len(content) < LARGE_FILE:
+        if checked and TRUECOLOR and content.startswith(JPEG_MAGIC) and len(content) < LARGE_FILE:
             try:
                 return _decode_jpeg(content, channels)
             except RuntimeError:

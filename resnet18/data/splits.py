@@ -5,6 +5,7 @@ fingerprint is stored with every run: two runs with the same one were trained, v
 """
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -12,13 +13,16 @@ from torch import Tensor
 from resnet18.randomness import generator
 
 
-def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+def stratified_split(
+    labels: Tensor, share: float, seed: int, names: Sequence[str] | None = None
+) -> tuple[Tensor, Tensor]:
     """Splits 0…N-1 into (rest, chosen), the chosen being ``share`` of every class, rounded, and at least one.
 
     Args:
         labels: int64, N.
         share: Between 0 and 1.
         seed: Other seeds choose other images.
+        names: Of the classes, for the message of the error.
 
     Returns:
         Two ascending int64 tensors of positions in ``labels``.
@@ -32,7 +36,9 @@ def stratified_split(labels: Tensor, share: float, seed: int) -> tuple[Tensor, T
     for label in labels.unique().tolist():
         members = (labels == label).nonzero().squeeze(1)
         if len(members) < 2:
-            raise ValueError(f"class {label} has one image only; a split needs at least two of every class")
+            raise ValueError(
+                f"class {names[label] if names else label} has one image only; a split needs at least two of every class"
+            )
         count = min(max(round(share * len(members)), 1), len(members) - 1)
         order = torch.randperm(len(members), generator=generator(seed, label))
         chosen[members[order[:count]]] = True

@@ -166,16 +166,22 @@ def _unchanged(value: Any) -> Any:
 
 
 class _TrainDraws:
-    """The batches of a pass, as a ``DataLoader`` asks for them when it begins one."""
+    """The batches of a pass, as a ``DataLoader`` asks for them when it begins one.
 
-    def __init__(self, order: Order, geometry: Geometry, position: Callable[[], Position], epochs: int) -> None:
+    Knows nothing of the loader that owns it: in a circle of references the workers would outlive the loader until some
+    later collection, which may happen in a process that is not theirs.
+    """
+
+    def __init__(self, order: Order, geometry: Geometry, position: Callable[[], Position] | None, epochs: int) -> None:
         self.order, self.geometry, self.position, self.epochs = order, geometry, position, epochs
+        self.passes = 0
 
     def __len__(self) -> int:
         return self.order.batches
 
     def __iter__(self) -> Iterator[list[Draw]]:
-        epoch, first = self.position()
+        epoch, first = self.position() if self.position else Position(self.passes, 0)
+        self.passes = epoch + 1
         size = self.geometry.train_size(epoch, self.epochs)
         for batch in self.order.epoch(epoch).split(self.order.batch_size)[first:]:
             yield [Draw(number, size, mix(self.order.seed, AUGMENT, epoch, number)) for number in batch.tolist()]
@@ -220,15 +226,8 @@ class StreamedTrainLoader:
         position: Callable[[], Position] | None = None,
     ) -> None:
         self.order = Order(len(files), batch_size, seed, rank, world_size)
-        self._passes = 0
-        self._position = position or (lambda: Position(self._passes, 0))
-        draws = _TrainDraws(self.order, geometry, self._begin, epochs)
+        draws = _TrainDraws(self.order, geometry, position, epochs)
         self.batches = _data_loader(ImageDecoding(files, geometry, augmentation), draws, num_workers, pin_memory)
-
-    def _begin(self) -> Position:
-        position = self._position()
-        self._passes = position.epoch + 1
-        return position
 
     def __len__(self) -> int:
         return self.order.batches
@@ -288,6 +287,7 @@ def _data_loader(dataset: ImageDecoding, draws: Any, num_workers: int, pin_memor
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
         collate_fn=_unchanged,
+        generator=torch.Generator(),  # else each pass draws from the one that dropout draws from
     )
 
 
