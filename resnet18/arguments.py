@@ -24,7 +24,7 @@ from resnet18.parser import KeyedError, Parser, explain, hint, leaves, read_yaml
 from resnet18.runs import stored_config
 
 FIT_ONLY = ("best", "last", "experiment", "init_from", "run_dir")
-GROUPS = ("seed_everything", "model", "data", "trainer", "ckpt_path", "output", *FIT_ONLY)
+GROUPS = ("seed_everything", "model", "data", "trainer", "ckpt_path", "flip_tta", "output", *FIT_ONLY)
 TRAINED = ("validate", "test", "predict")  # the commands that need a checkpoint
 MAY_CHANGE = ("data.init_args.root", "data.init_args.eval_batch_size")  # on resuming: they change no weight
 TRAINER_DEFAULTS = {
@@ -118,6 +118,9 @@ class Arguments(LightningCLI):
         else:
             if self.command in TRAINED:
                 parser.add_argument("--ckpt_path", type=str | None, help=path_help + "weights, model and data.")
+                parser.add_argument(
+                    "--flip_tta", type=bool, default=False, help="Average the logits of an image and its mirror image."
+                )
             for name in FIT_ONLY:  # a run's config.yaml has them, and every command reads it
                 parser.add_argument(f"--{name}", type=Any, help=argparse.SUPPRESS)
         if self.command == "predict":
@@ -166,7 +169,8 @@ class Arguments(LightningCLI):
             if key.rpartition(".")[2] in words and key.startswith(("model.", "data.", "trainer.", "last.", "best."))
         }
         key = named[min(named)] if named else ""
-        return UsageError(f"{self._culprit(key)}{f'{shown(key)}: ' if key else ''}{told}")
+        name = f"{shown(key)}: " if key else ""
+        return UsageError(f"{self._culprit(key)}{name}{str(told).removeprefix(name)}")
 
     def _compare(self, stored: Namespace) -> None:
         before, now = dict(leaves(stored)), dict(leaves(self.config))

@@ -11,11 +11,9 @@ device too and log once, at their end.
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from textwrap import shorten
 from typing import Any, NamedTuple, Self
 
 import torch
-from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
@@ -26,10 +24,14 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from resnet18.callbacks.training_log import TrainingLog
-from resnet18.checkpoints import CONFIG_KEY, read_checkpoint
-from resnet18.class_paths import refuse_foreign_code
+from resnet18.checkpoints import CONFIG_KEY
+from resnet18.compilation import compile_in_place
 from resnet18.errors import RunError
+from resnet18.head import head_of
+from resnet18.hyperparameters import described_model, plain_values
+from resnet18.losses import Loss, check_loss, training_loss
 from resnet18.metrics import MeanLoss
+from resnet18.mixing import Mixing
 from resnet18.optimization import (
     Interval,
     OptimizerCallable,
@@ -65,7 +67,13 @@ class Classifier(LightningModule):
             default.
         label_smoothing: Of the training loss; the losses of validation and test are plain cross-entropy.
         channels_last: Keep weights and images as N×H×W×C in memory: the same network, faster convolutions.
-        compile: Compile the backbone in place before training; checkpoints keep their plain names.
+        compile: Compile the backbone before training; see :func:`~resnet18.compilation.compile_in_place`.
+        mixup: Alpha of MixUp, 0 for none; ``train/loss`` is the loss of mixed images. See :mod:`resnet18.mixing`.
+        cutmix: Likewise of CutMix.
+        loss: Of the training; see :func:`~resnet18.losses.training_loss`. Validation and test report cross-entropy and
+            predictions are softmax probabilities, whichever it is.
+        backbone_lr_scale: All but the backbone's last layer learn at this multiple of the optimizer's learning rate;
+            the logged ``lr`` is the last layer's. A schedule scales both, but a floor such as ``eta_min`` is absolute.
         num_classes: Width of the logits. The command line takes this and what follows from the data.
         mean: Of each channel, pixels counted from 0 to 1.
         std: Likewise.
@@ -73,7 +81,7 @@ class Classifier(LightningModule):
         input_size: Channels, height and width of the images trained on.
 
     Raises:
-        ValueError: For a label smoothing outside of 0…1 or a count that does not fit another.
+        ValueError: For a value out of range or a count that does not fit another.
         TypeError: In ``forward`` and ``normalize``, for images that are not uint8.
         RunError: Where validation or test meets a loss that is not finite.
     """
@@ -87,6 +95,10 @@ class Classifier(LightningModule):
         label_smoothing: float = 0.0,
         channels_last: bool = True,
         compile: bool = False,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        loss: Loss = "cross_entropy",
+        backbone_lr_scale: float = 1.0,
         *,
         num_classes: int,
         mean: Sequence[float],
@@ -95,8 +107,9 @@ class Classifier(LightningModule):
         input_size: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(f"label_smoothing must be at least 0 and below 1, not {label_smoothing}")
+        check_loss(loss, label_smoothing)
+        if not backbone_lr_scale > 0:
+            raise ValueError(f"backbone_lr_scale must be above 0, not {backbone_lr_scale}")
         if len(mean) != len(std):
             raise ValueError(f"mean has {len(mean)} channels and std {len(std)}")
         if min(std) <= 0:
@@ -111,6 +124,11 @@ class Classifier(LightningModule):
         self.backbone = backbone.to(memory_format=torch.channels_last) if channels_last else backbone
         self.optimizer, self.schedule, self.schedule_interval = optimizer, schedule, schedule_interval
         self.label_smoothing, self.channels_last, self.compile_backbone = label_smoothing, channels_last, compile
+        self.loss, self.backbone_lr_scale = loss, backbone_lr_scale
+        self.mixing = Mixing(mixup, cutmix, num_classes)
+        self.flip_tta = False
+        """Let validation, test and prediction average the logits of an image and its mirror image; never in fitting."""
+        self._fitting = False
         self.num_classes = num_classes
         self.class_names = list(class_names) if class_names else [str(number) for number in range(num_classes)]
         self.input_size = tuple(input_size) if input_size else None
@@ -157,17 +175,22 @@ class Classifier(LightningModule):
         return [TrainingLog()]
 
     def setup(self, stage: str) -> None:
-        if stage != "fit":
+        self._fitting = stage == "fit"
+        if not self._fitting:
             return
         if self.num_classes < 5:
             rank_zero_info(f"val/top5 counts the top {self.num_classes}: the data have {self.num_classes} classes.")
         if self.compile_backbone:
-            # In place: `torch.compile(module)` would put `_orig_mod.` into every name of the state dict.
-            self.backbone.compile()
+            compile_in_place(self.backbone)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
-        return F.cross_entropy(self(images), labels, label_smoothing=self.label_smoothing)
+        if not self.mixing:
+            return training_loss(self.loss, self(images), labels, self.label_smoothing)
+        inputs, labels = self.mixing(self.normalize(images), labels)
+        if self.channels_last:  # on CUDA the mixed images come out otherwise
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        return training_loss(self.loss, self.backbone(inputs), labels, self.label_smoothing)
 
     def on_validation_epoch_start(self) -> None:
         # Every rank has gathered norm statistics of its own since the last forward pass of training. A checkpoint holds
@@ -190,9 +213,15 @@ class Classifier(LightningModule):
 
     def _score(self, batch: tuple[Tensor, ...], loss: MeanLoss, accuracy: MetricCollection) -> None:
         images, labels = batch[:2]
-        logits = self(images).float()
+        logits = self._evaluated(images)
         loss.update(F.cross_entropy(logits, labels, reduction="sum"), len(labels))
         accuracy.update(logits, labels)
+
+    def _evaluated(self, images: Tensor) -> Tensor:
+        logits = self(images).float()
+        if self.flip_tta and not self._fitting:
+            logits = (logits + self(images.flip(-1)).float()) / 2
+        return logits
 
     def _log_scores(self, stage: str, loss: MeanLoss, accuracy: MetricCollection) -> None:
         # Metric objects, not their values: Lightning then resets them, and knows that they agree on every rank.
@@ -205,7 +234,7 @@ class Classifier(LightningModule):
 
     def predict_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Prediction:
         images, _, positions = batch
-        probabilities, classes = self(images).float().softmax(1).max(1)
+        probabilities, classes = self._evaluated(images).softmax(1).max(1)
         return Prediction(positions, classes, probabilities)
 
     def configure_optimizers(self) -> Any:
@@ -217,27 +246,22 @@ class Classifier(LightningModule):
 
     def make_optimizer(self) -> Optimizer:
         """See :func:`resnet18.optimization.make_optimizer`."""
-        return make_optimizer(self.optimizer, self)
+        head = head_of(self.backbone) if self.backbone_lr_scale != 1 else None
+        return make_optimizer(self.optimizer, self, head, self.backbone_lr_scale)
 
     def make_schedule(self, optimizer: Optimizer, total_steps: int) -> LRScheduler | None:
         """See :func:`resnet18.optimization.make_schedule`."""
         return make_schedule(self.schedule, optimizer, total_steps) if self.schedule else None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # A classifier made in Python holds its backbone and optimizer as objects; a checkpoint holds plain values only,
-        # for torch.load to read with weights_only=True.
         hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
-        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = {
-            name: value for name, value in hyper_parameters.items() if name != "_instantiator" and _is_plain(value)
-        }
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = plain_values(hyper_parameters)
         if self.run_config is not None:
             checkpoint[CONFIG_KEY] = self.run_config
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, **kwargs: Any) -> Self:  # type: ignore[override]
         """The model that a checkpoint describes, with its weights, on the CPU; no data are needed.
-
-        Lightning's own calls what a checkpoint names before anyone has looked at it, so this one replaces it.
 
         Args:
             checkpoint_path: From a run, or from a Trainer used in Python.
@@ -246,31 +270,4 @@ class Classifier(LightningModule):
         Raises:
             RunError: Where the file is broken or names foreign code, and where weights and description do not fit.
         """
-        path = Path(checkpoint_path)
-        checkpoint = read_checkpoint(path)
-        described = checkpoint.get(cls.CHECKPOINT_HYPER_PARAMS_KEY)
-        if not isinstance(described, dict) or "state_dict" not in checkpoint:
-            raise RunError(f"{path} does not describe a model, so it is not a checkpoint of this project")
-        described = {name: value for name, value in described.items() if name not in kwargs and name[0] != "_"}
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_class_arguments(cls, "model", skip=set(kwargs), instantiate=False)
-        try:
-            config = parser.parse_object({"model": described})
-        except ArgumentError as error:
-            raise RunError(f"{path} does not describe its model: {shorten(str(error), 300)}") from None
-        refuse_foreign_code(config, str(path))
-        model = cls(**vars(parser.instantiate(config).model), **kwargs)
-        model.hparams.update(described)
-        try:
-            model.load_state_dict(checkpoint["state_dict"])
-        except RuntimeError as error:
-            raise RunError(f"{path} does not fit the model it is for: {str(error).splitlines()[1].strip()}") from None
-        return model
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return all(_is_plain(item) for item in value)
-    return value is None or type(value) in (bool, int, float, str)
+        return described_model(cls, Path(checkpoint_path), kwargs)

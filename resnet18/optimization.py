@@ -4,6 +4,7 @@ Weight decay is kept off norm layers and biases, and a schedule steps as often a
 """
 
 import inspect
+import math
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
@@ -35,14 +36,63 @@ def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
     return [{"params": decayed}, {"params": spared, "weight_decay": 0.0}]
 
 
-def make_optimizer(make: OptimizerCallable, module: nn.Module) -> Optimizer:
-    """The optimizer over a module's trainable parameters; in groups only where it decays weights at all."""
-    optimizer = make([parameter for parameter in module.parameters() if parameter.requires_grad])
-    return make(decay_groups(module)) if optimizer.defaults.get("weight_decay") else optimizer
+def trunk_groups(groups: Iterable[dict[str, Any]], head: nn.Module, trunk_lr: float) -> list[dict[str, Any]]:
+    """Parameter groups, each split in two: the head's first, then those of everything else, with a rate of their own.
+
+    Groups without parameters are left out.
+    """
+    own = set(head.parameters())
+    heads = [{**group, "params": [one for one in group["params"] if one in own]} for group in groups]
+    trunks = [{**group, "params": [one for one in group["params"] if one not in own]} for group in groups]
+    trunks = [{**group, "lr": trunk_lr} for group in trunks]
+    return [group for group in (*heads, *trunks) if group["params"]]
+
+
+def make_optimizer(
+    make: OptimizerCallable, module: nn.Module, head: nn.Module | None = None, trunk_lr_scale: float = 1.0
+) -> Optimizer:
+    """The optimizer over a module's trainable parameters; in groups only where it decays weights or rates differ.
+
+    Args:
+        make: Takes parameters or parameter groups.
+        module: Whose parameters.
+        head: The part of it that learns at the optimizer's own learning rate, where the rest does not; its groups
+            come first.
+        trunk_lr_scale: Factor of that rate for the rest.
+
+    Raises:
+        ValueError: Where the rate is to be scaled and the optimizer has none.
+    """
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = make(trainable)
+    decays = bool(optimizer.defaults.get("weight_decay"))
+    if head is None:
+        return make(decay_groups(module)) if decays else optimizer
+    if "lr" not in optimizer.defaults:
+        raise ValueError(f"{type(optimizer).__name__} has no learning rate for backbone_lr_scale to scale")
+    groups = decay_groups(module) if decays else [{"params": trainable}]
+    return make(trunk_groups(groups, head, optimizer.defaults["lr"] * trunk_lr_scale))
 
 
 def make_schedule(make: ScheduleCallable, optimizer: Optimizer, total_steps: int) -> LRScheduler:
-    """The schedule over an optimizer; one that takes ``total_steps`` and was not told its length is told it here."""
+    """The schedule over an optimizer; one that takes ``total_steps`` and was not told its length is told it here.
+
+    Raises:
+        ValueError: Where the optimizer's groups have rates of their own and the schedule sets others.
+    """
+    rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
+    schedule = _made_with_length(make, optimizer, total_steps)
+    if len(set(rates)) > 1:
+        bases = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
+        if not all(math.isclose(base * rates[0], bases[0] * rate) for base, rate in zip(bases, rates, strict=True)):
+            raise ValueError(
+                f"{type(schedule).__name__} sets every group's learning rate itself, and backbone_lr_scale would be "
+                "lost; take a schedule that scales the optimizer's, such as those of resnet18.schedules"
+            )
+    return schedule
+
+
+def _made_with_length(make: ScheduleCallable, optimizer: Optimizer, total_steps: int) -> LRScheduler:
     given: dict[str, Any] = {}
     made: Any = make
     if isinstance(made, partial):

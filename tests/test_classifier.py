@@ -21,6 +21,7 @@ from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from resnet18 import Classifier, resnet18
 from resnet18.classifier import Prediction
 from resnet18.data import EvaluationLoader, Pixels, TrainLoader
+from resnet18.data.augment import Augmentation
 from resnet18.errors import RunError
 from resnet18.optimization import decay_groups
 from resnet18.schedules import WarmupCosine
@@ -582,7 +583,7 @@ def test_nothing_waits_for_the_device_between_log_points(optimizer: Any, schedul
     syncs, records = Syncs(), Records()
     steps = PerStep(syncs)
     classifier = make(optimizer=optimizer, schedule=schedule, label_smoothing=0.1)
-    loader = TrainLoader(pixels(64), 4, seed=0, translate=1, flip=True)
+    loader = TrainLoader(pixels(64), 4, seed=0, augmentation=Augmentation(translate=1, flip=True))
     runner = trainer(max_epochs=1, log_every_n_steps=5, logger=records, callbacks=[steps])
     with syncs:
         runner.fit(classifier, loader)
@@ -642,6 +643,10 @@ def test_a_checkpoint_holds_tensors_and_plain_values_only(saved: tuple[Path, Cla
         "label_smoothing": 0.0,
         "channels_last": True,
         "compile": False,
+        "mixup": 0.0,
+        "cutmix": 0.0,
+        "loss": "cross_entropy",
+        "backbone_lr_scale": 1.0,
         "num_classes": 10,
         "mean": [0.3],
         "std": [0.4],
