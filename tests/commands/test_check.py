@@ -86,6 +86,15 @@ class Unused(Small):
         return super().forward(x) + 0 * self.gate
 
 
+class Root(Small):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__(num_classes)
+        self.gate = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + (0 * self.gate).sqrt()
+
+
 class Sure(Small):
     def __init__(self, num_classes: int) -> None:
         super().__init__(num_classes)
@@ -204,6 +213,7 @@ NETWORKS = {
     "Mixing": {"independence": ("wrong", "change each other's logits")},
     "ZeroHead": {"independence": ("wrong", "change each other's logits"), "groups": ("ok", "72 frozen")},
     "Unused": {"gradients": ("wrong", "no gradient for spare.weight, spare.bias")},
+    "Root": {"gradients": ("wrong", "the gradient of gate is not finite"), "one_batch": ("wrong", "nan at step 2")},
     "Sure": {"first_loss": ("wrong", "sure of what it can't know")},
     "Rounding": {"independence": ("skip", "no gradient reaches the images")},
     "Narrow": {"network": ("wrong", "expected logits of 32×10, the backbone gives 32×5")},
