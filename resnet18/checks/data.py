@@ -1,7 +1,6 @@
 """The data as the network will get them: the balance of the classes, the pixels, and images that are there twice."""
 
 import hashlib
-import inspect
 from collections.abc import Iterator
 
 import torch
@@ -9,6 +8,7 @@ from torch import Tensor
 
 from resnet18.checks import Finding, some
 from resnet18.data.base import ImageDataModule, Part
+from resnet18.parser import parameter_names
 
 IMBALANCE = 10
 """How many times the smallest class the largest may be: beyond, 91 % top-1 may mean that a class is never named."""
@@ -41,8 +41,8 @@ def balance(data: ImageDataModule) -> Finding:
         )
     if unseen:
         warn.append(f"no validation image of {some(unseen)}: val/top1 says nothing about it; raise data.val_share")
-    spread = f"{few:,} ({data.class_names[low]}) to {many:,} ({data.class_names[high]}) training images in each"
-    return Finding.of("classes", f"{sizes}, {spread}", warn=warn)
+    ends = f"{few:,} ({data.class_names[low]}) to {many:,} ({data.class_names[high]})" if few < many else f"{few:,}"
+    return Finding.of("classes", f"{sizes}, {ends} training images in each", warn=warn)
 
 
 def pixels(data: ImageDataModule) -> Finding:
@@ -131,7 +131,7 @@ def _digests(data: ImageDataModule, part: Part) -> Iterator[tuple[bytes, int]]:
 
 
 def _where_to_write(data: ImageDataModule) -> str:
-    if "mean" in inspect.signature(type(data)).parameters:
+    if "mean" in parameter_names(type(data)):
         return "under data, init_args write"
     return f"in {type(data).__name__} write"
 
