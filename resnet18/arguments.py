@@ -26,7 +26,9 @@ from resnet18.runs import stored_config
 FIT_ONLY = ("best", "last", "experiment", "init_from", "run_dir")
 GROUPS = ("seed_everything", "model", "data", "trainer", "ckpt_path", "flip_tta", "output", *FIT_ONLY)
 TRAINED = ("validate", "test", "predict")  # the commands that need a checkpoint
-MAY_CHANGE = ("data.init_args.root", "data.init_args.eval_batch_size")  # on resuming: they change no weight
+MAY_CHANGE = tuple(  # on resuming: they change no weight
+    f"data.init_args.{name}" for name in ("root", "eval_batch_size", "num_workers", "cache_dir")
+)
 TRAINER_DEFAULTS = {
     "logger": {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"project": "resnet18"}},
     "use_distributed_sampler": False,  # the loaders shard themselves, without padding

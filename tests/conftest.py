@@ -58,7 +58,8 @@ def lightning(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["lightning"])
     monkeypatch.setattr(sys, "path", list(sys.path))
-    monkeypatch.delitem(sys.modules, "mynet", raising=False)  # an earlier test's
+    for name in ("mynet", "mydata"):  # an earlier test's
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
     def call(*arguments: object) -> Done:
         capfd.readouterr()

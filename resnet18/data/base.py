@@ -116,7 +116,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def image_ids(self) -> Sequence[str]:
         """A name for each test image, in order, for the tables that ``predict`` writes."""
         assert self.test is not None
-        return [str(number) for number in range(len(self.test))]
+        return self.test.names or [str(number) for number in range(len(self.test))]
 
     @property
     def num_classes(self) -> int:
@@ -232,7 +232,7 @@ class ImageDataModule(LightningDataModule, ABC):
         # Training and validation images are parts of one tensor, which is to be on the device once.
         if self._moved is None or self._moved[0] is not pixels.store:
             self._moved = pixels.store, pixels.store.to(device)
-        return Pixels(self._moved[1], pixels.labels, pixels.rows)
+        return Pixels(self._moved[1], pixels.labels, pixels.rows, pixels.names)
 
     def _place(self) -> Place:
         if self.trainer is None:

@@ -103,7 +103,6 @@ class ImageFiles(ImageDataModule):
         self.wanted_feed = feed
         self._why = "as asked"
         self._looked: dict[Part, tuple[Files, Looked]] = {}
-        self._test_names: Sequence[str] = []
         only_streamed = self._only_streamed()
         if feed == "resident" and only_streamed:
             raise ValueError(f"feed is resident, but {only_streamed}")
@@ -146,9 +145,6 @@ class ImageFiles(ImageDataModule):
         elif self.val is None:
             self._look(["train", "val"] if self.has_val else ["train"])
         super().setup(stage)
-        if stage in ("test", "predict") and not self._test_names:
-            files, looked = self._looked["test"]
-            self._test_names = [name for name in files.names if name not in looked.broken]
 
     def _look(self, parts: list[Part]) -> None:
         """Decodes or checks the parts, and decides on their feed."""
@@ -190,11 +186,9 @@ class ImageFiles(ImageDataModule):
     def _open(self, part: Part) -> tuple[Pixels | Files, Tensor]:
         files, looked = self._looked[part]
         readable = torch.tensor([name not in looked.broken for name in files.names])
-        return (files if looked.store is None else Pixels(looked.store, files.labels)), readable
-
-    def image_ids(self) -> Sequence[str]:
-        """The test images' paths, from the directory that holds them."""
-        return self._test_names
+        if looked.store is None:
+            return files, readable
+        return Pixels(looked.store, files.labels, names=files.names), readable
 
     def feed_note(self) -> str:
         """How the images are fed, in a line for whoever started the command; after ``setup``."""

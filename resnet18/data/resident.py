@@ -4,7 +4,7 @@ No workers, no PIL, no collation: a batch is one gather, on CPU and GPU alike. T
 loaders (Page, 2018; Jordan's cifar10-loader); here it is also sharded over ranks and can begin anywhere in a run.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -29,6 +29,8 @@ class Pixels:
     """int64, N."""
     rows: Tensor | None = None
     """int64, N: where in ``store`` each image stands. Without it, in order."""
+    names: Sequence[str] | None = None
+    """What the images are called in the tables that ``predict`` writes; by default their numbers."""
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -41,16 +43,23 @@ class Pixels:
     def take(self, positions: Tensor) -> Self:
         """The images at these positions: int64, in the order wanted."""
         rows = positions if self.rows is None else self.rows[positions.to(self.rows.device)]
-        return type(self)(self.store, self.labels[positions.to(self.labels.device)], rows.to(self.store.device))
+        names = None if self.names is None else [self.names[position] for position in positions.tolist()]
+        return type(self)(self.store, self.labels[positions.to(self.labels.device)], rows.to(self.store.device), names)
 
     def identity(self) -> dict[str, Tensor]:
         """What tells this set from another, for its fingerprint."""
-        return {"labels": self.labels}
+        return {"labels": self.labels} if self.names is None else named(self.labels, self.names)
 
     def to(self, device: torch.device | str) -> Self:
         """The same on another device."""
         rows = self.rows if self.rows is None else self.rows.to(device)
-        return type(self)(self.store.to(device), self.labels.to(device), rows)
+        return type(self)(self.store.to(device), self.labels.to(device), rows, self.names)
+
+
+def named(labels: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """Labels and names, both as tensors."""
+    content = "\n".join(names).encode("utf-8", "surrogateescape")
+    return {"labels": labels, "names": torch.frombuffer(bytearray(content or b"\n"), dtype=torch.uint8)}
 
 
 class TrainLoader:

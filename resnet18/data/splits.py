@@ -36,9 +36,8 @@ def stratified_split(
     for label in labels.unique().tolist():
         members = (labels == label).nonzero().squeeze(1)
         if len(members) < 2:
-            raise ValueError(
-                f"class {names[label] if names else label} has one image only; a split needs at least two of every class"
-            )
+            name = names[label] if names else label
+            raise ValueError(f"class {name} has one image only; a split needs at least two of every class")
         count = min(max(round(share * len(members)), 1), len(members) - 1)
         order = torch.randperm(len(members), generator=generator(seed, label))
         chosen[members[order[:count]]] = True

@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional as F
 from resnet18.data.augment import RATIO, Augmentation, cutout
 from resnet18.data.decode import UnreadableImage, centre_square, decode, scaled_side
 from resnet18.data.order import Order, Position
-from resnet18.data.resident import AUGMENT
+from resnet18.data.resident import AUGMENT, named
 from resnet18.errors import RunError
 from resnet18.randomness import mix
 
@@ -48,8 +48,7 @@ class Files:
 
     def identity(self) -> dict[str, Tensor]:
         """What tells this set from another, for its fingerprint."""
-        names = "\n".join(self.names).encode("utf-8", "surrogateescape")
-        return {"labels": self.labels, "names": torch.frombuffer(bytearray(names), dtype=torch.uint8)}
+        return named(self.labels, self.names)
 
 
 @dataclass(frozen=True)
