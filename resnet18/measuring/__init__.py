@@ -1,0 +1,1 @@
+"""How ``lightning bench`` measures: the clock and the memory, the loops that are compared, and what is said of them."""
