@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from resnet18.checkpoints import find_checkpoint, read_checkpoint
 from resnet18.errors import RunError
+from resnet18.head import head_name
 
 PREFIX = "backbone."
 
@@ -50,7 +51,7 @@ def start_from(backbone: nn.Module, source: str) -> str:
     """
     weights = read_weights(source)
     own = backbone.state_dict()
-    head = list(own)[-1].rpartition(".")[0]
+    head = head_name(backbone)
     fresh = [
         name
         for name in own

@@ -2,11 +2,14 @@
 
 import logging
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import md5
 from pathlib import Path
+from typing import Any
 
 import numpy
 import pytest
@@ -46,6 +49,30 @@ def picture_folder(place: Path, classes: Sequence[str] = ("cat", "dog"), each: i
         for number in range(each):
             picture(1000 * label + number, 40 + number % 3).save(place / name / f"{number}{suffix}")
     return place
+
+
+def archive_of(source: Any, place: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, numpy.ndarray]:
+    """Writes a small archive in CIFAR's own form, and lets torchvision's reader expect its checksums."""
+    reader = source.archive
+    folder = place / reader.base_folder
+    folder.mkdir(parents=True)
+    classes, images, lists = len(source.class_names), {}, {}
+    for kind, listed in (("train", reader.train_list), ("test", reader.test_list)):
+        count = 2 * classes if kind == "train" else classes
+        pixels = numpy.random.default_rng(len(kind)).integers(0, 256, (len(listed), count, 3072), dtype=numpy.uint8)
+        images[kind] = pixels.reshape(-1, 3, 32, 32)
+        lists[kind] = []
+        for (name, _), part in zip(listed, pixels, strict=True):
+            labels = {"labels" if classes == 10 else "fine_labels": [number % classes for number in range(count)]}
+            content = pickle.dumps({"data": part, **labels})
+            (folder / name).write_bytes(content)
+            lists[kind].append([name, md5(content).hexdigest()])
+    meta = pickle.dumps({reader.meta["key"]: list(source.class_names)})
+    (folder / reader.meta["filename"]).write_bytes(meta)
+    monkeypatch.setattr(reader, "train_list", lists["train"])
+    monkeypatch.setattr(reader, "test_list", lists["test"])
+    monkeypatch.setattr(reader, "meta", {**reader.meta, "md5": md5(meta).hexdigest()})
+    return images
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import torchvision
 from conftest import CONFIG, SMALL
 
 import resnet18
+from resnet18.data import Pixels
 from resnet18.errors import RunError
 
 SHORT = (*SMALL, "--trainer.max_epochs", "1", "--trainer.logger", "false", "--trainer.limit_train_batches", "2")

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -253,8 +254,7 @@ def test_wandb_never_asks_and_never_hangs(case: str, tmp_path: Path) -> None:
 
 
 def test_the_compiled_backbone_keeps_its_names(lightning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    compile_ = torch.nn.Module.compile
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: compile_(self, backend="eager"))
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     done = lightning("fit", "--config", CONFIG, *SHORT, "--model.compile", "true", "--run_dir", "run")
     assert done.status == 0, done.err
     compiled = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]

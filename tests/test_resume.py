@@ -13,6 +13,7 @@ import yaml
 from conftest import CONFIG, start
 
 import resnet18
+from resnet18.data import Pixels
 
 NET = """
 import torch

@@ -1,16 +1,13 @@
 """Sources through the real program: folders resident and streamed, CIFAR's archives, and one of the user's own."""
 
-import pickle
 import textwrap
-from hashlib import md5
 from pathlib import Path
 from typing import Any
 
-import numpy
 import pytest
 import torch
 import yaml
-from conftest import ROOT, picture, picture_folder
+from conftest import ROOT, archive_of, picture, picture_folder
 
 import resnet18
 from resnet18.checkpoints import read_checkpoint
@@ -141,30 +138,6 @@ def test_broken_files_are_listed_before_anything_is_trained(images: Path, lightn
     assert done.status == 0
     assert "left out, for they can't be read: 2 image files" in done.err
     assert "19 images to train, 2 to validate" in done.out
-
-
-def archive_of(source: type[CIFAR10], place: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, numpy.ndarray]:
-    """Writes a small archive in CIFAR's own form, and lets torchvision's reader expect its checksums."""
-    reader = source.archive
-    folder = place / reader.base_folder
-    folder.mkdir(parents=True)
-    classes, images, lists = len(source.class_names), {}, {}
-    for kind, listed in (("train", reader.train_list), ("test", reader.test_list)):
-        count = 2 * classes if kind == "train" else classes
-        pixels = numpy.random.default_rng(len(kind)).integers(0, 256, (len(listed), count, 3072), dtype=numpy.uint8)
-        images[kind] = pixels.reshape(-1, 3, 32, 32)
-        lists[kind] = []
-        for (name, _), part in zip(listed, pixels, strict=True):
-            labels = {"labels" if classes == 10 else "fine_labels": [number % classes for number in range(count)]}
-            content = pickle.dumps({"data": part, **labels})
-            (folder / name).write_bytes(content)
-            lists[kind].append([name, md5(content).hexdigest()])
-    meta = pickle.dumps({reader.meta["key"]: list(source.class_names)})
-    (folder / reader.meta["filename"]).write_bytes(meta)
-    monkeypatch.setattr(reader, "train_list", lists["train"])
-    monkeypatch.setattr(reader, "test_list", lists["test"])
-    monkeypatch.setattr(reader, "meta", {**reader.meta, "md5": md5(meta).hexdigest()})
-    return images
 
 
 @pytest.mark.parametrize("source", [CIFAR10, CIFAR100])

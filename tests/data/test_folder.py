@@ -24,7 +24,12 @@ def place(tmp_path: Path) -> Path:
 
 
 def folder(place: Path, **settings: Any) -> ImageFolder:
-    given = {"image_size": 16, "batch_size": 4, "num_workers": 0, "cache_dir": str(place.parent / "cache")}
+    given: dict[str, Any] = {
+        "image_size": 16,
+        "batch_size": 4,
+        "num_workers": 0,
+        "cache_dir": str(place.parent / "cache"),
+    }
     return ImageFolder(str(place), **{**given, **settings})
 
 
@@ -111,7 +116,7 @@ def test_the_feed_is_resident_up_to_the_limit(place: Path) -> None:
     assert isinstance(data.train, Files)
     assert isinstance(data.train_dataloader(), StreamedTrainLoader)
     assert isinstance(data.val_dataloader(), StreamedEvaluationLoader)
-    assert data.feed_note() == "streamed feed, 0 workers: decoded, 0.00 GB would be over resident_limit_gb = 1.52064e-05"
+    assert data.feed_note().startswith("streamed feed, 0 workers: decoded, 0.00 GB would be over resident_limit_gb = ")
     assert prepared(place, feed="streamed").feed_note() == "streamed feed, 0 workers: as asked"
     assert prepared(place, feed="resident", resident_limit_gb=0.0).feed == "resident"
 
@@ -225,7 +230,7 @@ def test_a_class_that_is_left_with_no_image_is_named(place: Path) -> None:
         (place / f"train/cat/{number}.jpg").write_bytes(b"")
     data = folder(place, broken="skip")
     data.prepare_data()
-    with pytest.raises(RunError, match="there is no image to train on of the class cat$"):
+    with pytest.raises(RunError, match=r"there is no image to train on of the class cat$"):
         data.setup("fit")
 
 
@@ -234,7 +239,7 @@ def test_a_class_that_is_left_with_no_image_is_named(place: Path) -> None:
     [
         (lambda place: shutil.rmtree(place), r"there is no directory {place}; {place}/train/<class>/ with images is"),
         (lambda place: shutil.rmtree(place / "train"), r"there is no directory {place}/train; {place}/train/<class>/"),
-        (lambda place: shutil.rmtree(place / "train/cat"), "{place}/train should have .* at least two; it has only dog"),
+        (lambda place: shutil.rmtree(place / "train/cat"), "{place}/train should have .* two; it has only dog"),
         (
             lambda place: [shutil.rmtree(place / "train" / name) for name in ("cat", "dog")],
             "{place}/train should have a directory for each class, at least two; it has none",

@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def at(epoch: int, batch: int = 0) -> Callable[[], Position]:
     return lambda: Position(epoch, batch)
 
 
-def same(one: list[tuple[Tensor, ...]], other: list[tuple[Tensor, ...]]) -> bool:
+def same(one: Sequence[tuple[Tensor, ...]], other: Sequence[tuple[Tensor, ...]]) -> bool:
     return len(one) == len(other) and all(
         torch.equal(a, b) for first, second in zip(one, other, strict=True) for a, b in zip(first, second, strict=True)
     )
