@@ -118,9 +118,10 @@ def test_nothing_is_printed_but_what_is_meant(lightning) -> None:
     done = lightning("fit", "--config", CONFIG, *SMALL, "--trainer.max_epochs", "2")
     assert done.status == 0
     assert done.err == ""
-    opening, net, first, second, empty, best, run, test, curves = done.out.splitlines()
+    opening, net, feed, first, second, empty, best, run, test, curves = done.out.splitlines()
     assert opening.startswith("runs/digits/20")
     assert "ResNet, 176,258 parameters, on cpu, 32-true; 1,295 images to train, 143 to validate, 10 classes" in net
+    assert feed == "resident feed, 0.1 MB"
     assert first.startswith("epoch 1/2  train/loss ")
     for told in ("val/loss ", "val/top1 ", "val/top5 ", "images/s"):
         assert told in second

@@ -193,7 +193,7 @@ def test_cifar10_trains_by_its_configuration(tmp_path: Path, monkeypatch: pytest
     )
     assert done.status == 0, done.err
     assert "90 images to train, 10 to validate, 10 classes" in done.out
-    assert "resident feed, 0.00 GB" in done.out
+    assert "resident feed, 0.3 MB" in done.out
     assert lightning("test", "--ckpt_path", "runs/cifar10/latest").status == 0
 
 

@@ -111,7 +111,7 @@ class ImageDataModule(LightningDataModule, ABC):
         """How the images are fed, in a line for whoever started the command; after ``setup``."""
         held = self.train if self.train is not None else self.test
         assert isinstance(held, Pixels)
-        return f"resident feed, {held.store.numel() / 1e9:.2f} GB"
+        return f"resident feed, {held.store.numel() / 1e6:,.1f} MB"
 
     def image_ids(self) -> Sequence[str]:
         """A name for each test image, in order, for the tables that ``predict`` writes."""

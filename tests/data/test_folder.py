@@ -24,12 +24,8 @@ def place(tmp_path: Path) -> Path:
 
 
 def folder(place: Path, **settings: Any) -> ImageFolder:
-    given: dict[str, Any] = {
-        "image_size": 16,
-        "batch_size": 4,
-        "num_workers": 0,
-        "cache_dir": str(place.parent / "cache"),
-    }
+    cache = str(place.parent / "cache")
+    given: dict[str, Any] = {"image_size": 16, "batch_size": 4, "num_workers": 0, "cache_dir": cache}
     return ImageFolder(str(place), **{**given, **settings})
 
 
