@@ -4,6 +4,7 @@ The augmentations are torchvision's v2 on uint8 tensors. What happens to an imag
 number), and the order one of (seed, epoch): neither depends on how many workers there are, or on which of them draws.
 """
 
+import gc
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -286,8 +287,15 @@ def _data_loader(dataset: ImageDecoding, draws: Any, num_workers: int, pin_memor
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
         collate_fn=_unchanged,
+        worker_init_fn=_begin_work,
         generator=torch.Generator(),  # else each pass draws from the one that dropout draws from
     )
+
+
+def _begin_work(worker: int) -> None:
+    # What was inherited is not this process's to tidy away: the finalizer of an earlier loader waits 5 s for each of
+    # its workers, which are no children of this one.
+    gc.freeze()
 
 
 def _mended(batches: DataLoader[Any]) -> Iterator[Any]:
