@@ -14,18 +14,18 @@ if TYPE_CHECKING:
     from resnet18.data.cifar10 import CIFAR10 as CIFAR10
     from resnet18.data.cifar100 import CIFAR100 as CIFAR100
     from resnet18.data.digits import Digits as Digits
+    from resnet18.data.files import Files as Files
     from resnet18.data.folder import ImageFolder as ImageFolder
     from resnet18.data.image_files import ImageFiles as ImageFiles
     from resnet18.data.imagenet import ImageNet as ImageNet
     from resnet18.data.resident import Pixels as Pixels
-    from resnet18.data.streamed import Files as Files
     from resnet18.runs import load_run as load_run
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Pixels": "resnet18.data.resident",
-    "Files": "resnet18.data.streamed",
+    "Files": "resnet18.data.files",
     "ImageFiles": "resnet18.data.image_files",
     "ImageNet": "resnet18.data.imagenet",
     "ImageFolder": "resnet18.data.folder",

@@ -14,10 +14,10 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from resnet18.data.augment import Augmentation
+from resnet18.data.files import Files
 from resnet18.data.order import Position
 from resnet18.data.resident import EvaluationLoader, Pixels, TrainLoader
 from resnet18.data.splits import fingerprint, stratified_split
-from resnet18.data.streamed import Files
 from resnet18.errors import RunError
 from resnet18.position import batches_done
 

@@ -21,7 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from resnet18.data.decode import UnreadableImage, centre_square, decode, scaled_side
-from resnet18.data.streamed import Files, Geometry
+from resnet18.data.files import Files, Geometry
 from resnet18.errors import RunError
 
 FORMAT = 1  # raised whenever decoding gives other pixels than before

@@ -14,8 +14,8 @@ import torch
 
 from resnet18.data.base import Part
 from resnet18.data.decode import SUFFIXES
+from resnet18.data.files import Files
 from resnet18.data.image_files import ImageFiles
-from resnet18.data.streamed import Files
 from resnet18.errors import RunError
 
 
@@ -64,7 +64,7 @@ class ImageFolder(ImageFiles):
         return classes
 
     def load(self, part: Part) -> Files:
-        """The files of one part and their labels; see :class:`~resnet18.data.streamed.Files`."""
+        """The files of one part and their labels; see :class:`~resnet18.data.files.Files`."""
         place, classes = self.root / self.folders[part], self._classes(part)
         if classes != self.class_names:
             more = sorted(set(classes) - set(self.class_names))

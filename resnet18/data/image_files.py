@@ -17,8 +17,9 @@ from torch import Tensor
 from resnet18.data.augment import Augmentation, Policy
 from resnet18.data.base import ImageDataModule, Part
 from resnet18.data.cache import Looked, look_through
+from resnet18.data.files import Files, Geometry
 from resnet18.data.resident import Pixels
-from resnet18.data.streamed import Files, Geometry, StreamedEvaluationLoader, StreamedTrainLoader
+from resnet18.data.streamed import StreamedEvaluationLoader, StreamedTrainLoader
 from resnet18.errors import RunError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what torchvision's weights expect

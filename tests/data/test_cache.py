@@ -11,7 +11,7 @@ from conftest import picture, picture_folder
 from resnet18.data import cache
 from resnet18.data.cache import look_through
 from resnet18.data.decode import centre_square, decode
-from resnet18.data.streamed import Files, Geometry
+from resnet18.data.files import Files, Geometry
 from resnet18.errors import RunError
 
 GEOMETRY = Geometry(16, 16)

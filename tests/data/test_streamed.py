@@ -10,9 +10,10 @@ from torchvision.transforms import v2
 
 from resnet18.data.augment import Augmentation
 from resnet18.data.decode import centre_square, decode
+from resnet18.data.files import Files, Geometry
 from resnet18.data.order import Position
 from resnet18.data.resident import AUGMENT
-from resnet18.data.streamed import Files, Geometry, StreamedEvaluationLoader, StreamedTrainLoader
+from resnet18.data.streamed import StreamedEvaluationLoader, StreamedTrainLoader
 from resnet18.errors import RunError
 from resnet18.randomness import mix
 
