@@ -6,6 +6,7 @@ behind but the file of ``--json``.
 """
 
 import copy
+import itertools
 import json
 import shlex
 import sys
@@ -184,6 +185,7 @@ class Bench(Program):
                     loader = self.loader if rung.own_feed else [0]  # the stock loader is the ladder's own
                     probe = Probe(self.rung_steps, ladder.loop(rung), memory=False)
                     measured.add(self._measure(Nothing(), probe, loader))
+        ladder.close()
         return shown
 
     @contextmanager
@@ -191,10 +193,10 @@ class Bench(Program):
         """A bar on a terminal; redrawn between the measurements, for a thread of its own would disturb them."""
         columns = (BarColumn(bar_width=12), MofNCompleteColumn(), TextColumn("{task.description}"))
         bar = Progress(*columns, console=self.console, auto_refresh=False, transient=True)
-        task = bar.add_task("", total=total, completed=-1)
+        task, done = bar.add_task("", total=total), itertools.count()
 
         def advance(name: str) -> None:
-            bar.update(task, advance=1, description=name)
+            bar.update(task, completed=next(done), description=name)
             bar.refresh()
 
         if not self.console.is_terminal:

@@ -208,6 +208,10 @@ class Ladder:
 
         return run
 
+    def close(self) -> None:
+        """Ends the workers: the garbage collector, if it is left to that, waits for each of them for seconds."""
+        self._stock = None
+
     def _stock_loader(self, device: torch.device) -> DataLoader:
         if self._stock is None:
             self._stock = stock_loader(self.data, pin_memory=device.type == "cuda")

@@ -78,7 +78,4 @@ def limited_by(feed: Measured, bare: Measured, fit: Measured) -> str:
     if fit.host is None and extra >= (1 - BOUND) * fit.ms:
         return f"host-bound: the Trainer itself takes {extra:,.1f} of the {step}; a larger batch would help"
     issued = "" if fit.host is None else f", to issue one {fit.host:,.1f}"
-    return (
-        f"device-bound: the feed alone takes {feed.ms:,.1f} of the {step}{issued}; lower precision, model.compile or a "
-        "smaller network would help"
-    )
+    return f"device-bound: the feed alone takes {feed.ms:,.1f} of the {step}{issued}; the rest is computing"

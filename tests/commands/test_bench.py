@@ -252,7 +252,7 @@ def test_the_clock_lets_what_workers_had_ready_pass(monkeypatch: pytest.MonkeyPa
         (1.0, [85.0], 100.0, "host-bound: to issue a step takes Python 85.0 of the 100.0 ms of a step"),
         (1.0, [], 100.0, "host-bound: the Trainer itself takes 50.0 of the 100.0 ms of a step"),
         (1.0, [20.0], 52.0, "device-bound: the feed alone takes 1.0 of the 52.0 ms of a step, to issue one 20.0"),
-        (1.0, [], 52.0, "device-bound: the feed alone takes 1.0 of the 52.0 ms of a step; lower precision"),
+        (1.0, [], 52.0, "device-bound: the feed alone takes 1.0 of the 52.0 ms of a step; the rest is"),
     ],
 )
 def test_what_limits_a_configuration(feed: float, host: list[float], fit: float, expected: str) -> None:
