@@ -3,8 +3,11 @@
 import shlex
 from pathlib import Path
 
+import numpy
 import pytest
-from conftest import ROOT
+import torch
+import torchvision
+from conftest import ROOT, picture_folder
 
 COMMANDS = [
     shlex.split(line, comments=True)[1:]
@@ -19,21 +22,18 @@ class MyNet(nn.Sequential):
     def __init__(self, num_classes: int) -> None:
         super().__init__(nn.Flatten(), nn.Linear(64, num_classes))
 """
-MY_DATA = """
-import torch
-from resnet18 import ImageDataModule
-from resnet18.data import Pixels
+MY_DATA = next(
+    block for block in (ROOT / "README.md").read_text().split("```python\n") if block.startswith("# mydata.py")
+).partition("```")[0]
 
-class MyData(ImageDataModule):
-    class_names = ("dark", "bright")
-    mean, std = [0.5], [0.3]
-    input_size = (1, 8, 8)
 
-    def load(self, part: str) -> Pixels:
-        labels = torch.arange(400) % 2
-        images = torch.randint(0, 128, (400, 8, 8, 1)) + 128 * labels.view(-1, 1, 1, 1)
-        return Pixels(images.to(torch.uint8), labels)
-"""
+def arrays(place: Path) -> None:
+    """What the README's own source reads."""
+    place.mkdir()
+    for part, count in (("train", 400), ("test", 40)):
+        labels = numpy.arange(count) % 2
+        images = numpy.random.default_rng(0).integers(0, 128, (count, 8, 8, 1)) + 128 * labels[:, None, None, None]
+        numpy.savez(place / f"{part}.npz", images=images.astype(numpy.uint8), labels=labels)
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
@@ -43,9 +43,18 @@ def test_a_command_of_the_readme_runs(command: list[str], lightning, tmp_path: P
     (tmp_path / "runs" / "digits" / "latest").symlink_to(trained)
     (tmp_path / "mynet.py").write_text(MY_NET)
     (tmp_path / "mydata.py").write_text(MY_DATA)
-    command = [str(trained) if word == "RUN" else word for word in command]
-    if "--init_from" in command:
+    arrays(tmp_path / "arrays")
+    picture_folder(tmp_path / "images" / "train")
+    command = [{"RUN": str(trained), "DIR": "images"}.get(word, word) for word in command]
+    if "images" in command:
+        command += ["--data.batch_size", "4", "--data.eval_batch_size", "4", "--data.cache_dir", "cache"]
+    if "configs/finetune.yaml" in command:
+        torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "weights.pth")
+        command += ["--init_from", "weights.pth"]  # which stands for torchvision's, to be downloaded
+    elif "--init_from" in command:
         command += ["--model.backbone.width", "8"]  # as the run that stands for RUN
+    if command[0] in ("check", "bench"):
+        command += ["--model.backbone.width", "8", *(["--steps", "1"] if command[0] == "bench" else [])]
     if command[0] == "fit":
         command += ["--trainer.fast_dev_run", "1"]
     done = lightning(*command)
@@ -54,4 +63,4 @@ def test_a_command_of_the_readme_runs(command: list[str], lightning, tmp_path: P
 
 
 def test_there_are_commands() -> None:
-    assert {command[0] for command in COMMANDS} == {"fit", "test", "predict"}
+    assert {command[0] for command in COMMANDS} == {"fit", "test", "predict", "check", "bench"}
