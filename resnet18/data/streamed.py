@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
@@ -75,7 +76,10 @@ class ImageDecoding(Dataset[Any]):
             image = centre_square(image, draw.size, geometry.share)
         else:
             top, left, height, width = v2.RandomResizedCrop.get_params(image, list(crop), list(RATIO))
-            image = F.resized_crop(image, top, left, height, width, [draw.size, draw.size], antialias=True)
+            # torchvision's resized_crop, less its way there: by channels-last memory, which the batch has too.
+            part = image[None, :, top : top + height, left : left + width]
+            part = part.contiguous(memory_format=torch.channels_last)
+            image = interpolate(part, (draw.size, draw.size), mode="bilinear", antialias=True)[0]
         return image if draw.seed is None else self._augmented(image)
 
     def _augmented(self, image: Tensor) -> Tensor:

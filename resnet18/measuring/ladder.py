@@ -22,9 +22,9 @@ from torchvision import transforms
 
 from resnet18.classifier import Classifier
 from resnet18.data.base import ImageDataModule
+from resnet18.data.files import Files
 from resnet18.data.image_files import ImageFiles
 from resnet18.data.resident import Pixels
-from resnet18.data.streamed import Files
 from resnet18.measuring.clock import Clock, ready_ahead
 from resnet18.measuring.loops import HALF, passes, recipe_of, train
 from resnet18.optimization import make_optimizer
