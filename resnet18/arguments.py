@@ -24,7 +24,7 @@ from resnet18.parser import KeyedError, Parser, explain, hint, leaves, read_yaml
 from resnet18.runs import stored_config
 
 FIT_ONLY = ("best", "last", "experiment", "init_from", "run_dir")
-GROUPS = ("seed_everything", "model", "data", "trainer", "ckpt_path", "flip_tta", "output", *FIT_ONLY)
+GROUPS = ("seed_everything", "model", "data", "trainer", "ckpt_path", "flip_tta", "output", "images", *FIT_ONLY)
 TRAINED = ("validate", "test", "predict")  # the commands that need a checkpoint
 MAY_CHANGE = tuple(  # on resuming: they change no weight
     f"data.init_args.{name}" for name in ("root", "eval_batch_size", "num_workers", "cache_dir")
@@ -72,6 +72,8 @@ class Arguments(LightningCLI):
             self.checkpoint_path = find_checkpoint(places[-1], (LAST, BEST) if command == "fit" else (BEST, LAST))
             self.checkpoint = read_checkpoint(self.checkpoint_path)
             self.stored = self._usable(stored_config(self.checkpoint, self.checkpoint_path))
+            if command == "predict" and (images := _values(arguments, "--images")):
+                self.stored["data"] = self._unlabelled(images[-1])
             arguments = [f"--config={yaml.safe_dump(self.stored)}", *arguments]
         elif command in TRAINED and not {"-h", "--help", "--print_config"} & set(arguments):
             raise UsageError(f"{command} needs trained weights: lightning {command} --ckpt_path RUN_OR_CHECKPOINT")
@@ -95,6 +97,20 @@ class Arguments(LightningCLI):
         usable = {key: stored[key] for key in ("seed_everything", "model", "data", "trainer") if key in stored}
         usable["trainer"]["logger"] = False
         return usable
+
+    def _unlabelled(self, images: str) -> dict[str, Any]:
+        """The data of a prediction for images of one's own, with what the checkpoint knows of its own."""
+        known = self.checkpoint.get(Classifier.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        names = ("class_names", "mean", "std", "input_size")
+        if missing := [name for name in names if not known.get(name)]:
+            raise RunError(f"{self.checkpoint_path} does not say its {' and '.join(missing)}, which --images needs")
+        assert self.stored is not None
+        share = self.stored["data"].get("init_args", {}).get("eval_share", 1.0)
+        values = {name: known[name] for name in names}
+        return {
+            "class_path": "resnet18.data.unlabelled.Unlabelled",
+            "init_args": {"images": images, "eval_share": share, **values},
+        }
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         for name in ("num_classes", "mean", "std", "class_names", "input_size"):
@@ -127,6 +143,9 @@ class Arguments(LightningCLI):
                 parser.add_argument(f"--{name}", type=Any, help=argparse.SUPPRESS)
         if self.command == "predict":
             parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
+            parser.add_argument(
+                "--images", type=str | None, help="An image or a directory of them; else the run's own test images."
+            )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         try:

@@ -49,6 +49,7 @@ class Program(Arguments):
         config = yaml.safe_load(dumped)
         self._hand_over_num_classes()
         if self.command != "fit":
+            self.config.trainer.logger = False  # W&B's would make its directory
             return
         self.resumed = run_directory(self.checkpoint_path) if self.checkpoint_path else None
         self.experiment = config["experiment"] or self._experiment()
@@ -126,8 +127,6 @@ class Program(Arguments):
         own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         if self.command == "fit":
             callbacks.append(StepSeeding(self.config.seed_everything))
-        else:
-            settings["logger"] = False
         if self.command == "predict":
             self.table = PredictionTable(self._output(), self.datamodule.class_names)
             callbacks.append(self.table)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import ROOT, archive_of, picture, picture_folder
+from conftest import ROOT, archive_of, picture, picture_folder, start
 
 import resnet18
 from resnet18.checkpoints import read_checkpoint
@@ -302,3 +302,63 @@ def test_images_that_vanish_while_training_end_the_run_with_their_name(images: P
     assert done.status == 1
     assert "images/train/cat/5.jpg: no such file; it could be read when the run began" in done.err
     assert "Traceback" not in done.err
+
+
+def test_two_ranks_share_one_decoding_and_count_every_image_once(images: Path, lightning) -> None:
+    picture_folder(images / "train", ["emu"], each=4)
+    ranks = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu")
+    settings = [*TINY, *STREAMED, "--data.batch_size", "2", "--data.val_share", "0.3", "--trainer.max_epochs", "2"]
+    process = start([*settings, "--run_dir", "run", *ranks], images.parent)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert out.count("streamed feed, 2 workers: as asked") == 1
+    assert len(list((images.parent / "cache").glob("*.json"))) == 1
+    run = resnet18.load_run("run")
+    run.data.setup("validate")
+    val = run.data.val
+    assert val is not None
+    assert len(val) == 7  # odd: a padded sampler would count an image twice
+    with torch.no_grad():
+        right = sum(
+            int((run.model(pixels).argmax(1) == labels).sum())
+            for pixels, labels, _ in run.data.evaluation_dataloader("val")
+        )
+    best = max(run.curve("val/top1")[1])
+    assert best == pytest.approx(right / 7)
+
+
+@pytest.mark.parametrize("options", [(), STREAMED], ids=["resident", "streamed"])
+def test_images_nobody_labelled_are_predicted_like_test_images(
+    images: Path, lightning, options: tuple[str, ...]
+) -> None:
+    assert lightning(*TINY, *options, "--data.eval_share", 0.8, "--trainer.max_epochs", 1).status == 0
+    assert lightning("predict", "--ckpt_path", "runs/imagefolder/latest", "--output", "tested.csv").status == 0
+    images.rename(images.with_name("somewhere"))
+    predict = ("predict", "--ckpt_path", "runs/imagefolder/latest", "--data.cache_dir", "cache", "--images")
+    done = lightning(*predict, "somewhere/test")
+    assert done.status == 0, done.err
+    assert done.out.endswith("6 predictions in predictions.csv\n")
+    assert Path("predictions.csv").read_text() == Path("tested.csv").read_text()
+    assert lightning(*predict, "somewhere/test/cat/1.jpg").status == 0
+    (row,) = Path("predictions.csv").read_text().splitlines()[1:]
+    assert f"cat/{row}" in Path("tested.csv").read_text()
+
+
+def test_a_network_for_small_grey_images_predicts_photographs_too(trained: Path, tmp_path: Path, lightning) -> None:
+    picture_folder(tmp_path / "pictures", ["a", "b"], each=2)
+    (tmp_path / "pictures" / "broken.png").write_text("text")
+    predict = ("predict", "--ckpt_path", trained, "--data.cache_dir", "cache", "--images", "pictures")
+    done = lightning(*predict)
+    assert done.status == 1
+    assert "pictures/broken.png: not an image of a known kind" in done.err
+    assert lightning(*predict, "--data.broken", "skip").status == 0
+    rows = Path("predictions.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["a/0.jpg", "a/1.jpg", "b/0.jpg", "b/1.jpg"]
+    assert {row.split(",")[1] for row in rows} <= set("0123456789")
+
+
+@pytest.mark.parametrize(("place", "message"), [("nowhere", "there is no nowhere"), (".", ". holds no image (.jpg,")])
+def test_where_there_is_nothing_to_predict_it_is_said(trained: Path, lightning, place: str, message: str) -> None:
+    done = lightning("predict", "--ckpt_path", trained, "--images", place)
+    assert (done.status, done.out) == (1, "")
+    assert done.err.startswith(f"lightning predict: images: {message}")

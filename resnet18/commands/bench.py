@@ -52,10 +52,6 @@ class Bench(Program):
         parser.add_argument("--json", type=str | None, help="File for everything that was measured.")
         parser.add_argument("--ladder", type=bool, default=True, help="Measure the loop from stock to this one, too.")
 
-    def before_instantiate_classes(self) -> None:
-        self.config.trainer.logger = False  # or W&B's makes its directory
-        super().before_instantiate_classes()
-
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         # One process is measured, whatever number is to train.
         devices = self.config_init["trainer"]["devices"]

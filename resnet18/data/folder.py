@@ -75,7 +75,7 @@ class ImageFolder(ImageFiles):
         names: list[str] = []
         labels: list[int] = []
         for label, name in enumerate(classes):
-            found = sorted(_images(place, name, ()))
+            found = sorted(images_under(place, name))
             if not found and part == "train":
                 raise RunError(f"data.root: {place / name} holds no image ({', '.join(SUFFIXES)})")
             names += found
@@ -83,17 +83,23 @@ class ImageFolder(ImageFiles):
         return Files(place, names, torch.tensor(labels, dtype=torch.int64))
 
 
-def _images(place: Path, folder: str, above: tuple[str, ...]) -> Iterator[str]:
-    """The image files under a folder, links followed, each directory once on every way down."""
+def images_under(place: Path, folder: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
+    """The paths of the image files in a directory and those below it, links followed, circles of them not.
+
+    Args:
+        place: Where the paths start.
+        folder: The path of the directory from there.
+        above: The real paths of the directories on the way down.
+    """
     here = os.path.realpath(place / folder)
     if here in above:
-        return  # a link back up
+        return
     with os.scandir(place / folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            name = f"{folder}/{entry.name}"
+            name = f"{folder}/{entry.name}" if folder else entry.name
             if entry.is_dir():
-                yield from _images(place, name, (*above, here))
+                yield from images_under(place, name, (*above, here))
             elif entry.name.lower().endswith(SUFFIXES):
                 yield name

@@ -1,0 +1,58 @@
+"""Images that nobody has labelled, for ``lightning predict --images``: shown to the network as its own test images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from resnet18.data.base import Part
+from resnet18.data.decode import SUFFIXES
+from resnet18.data.files import Files
+from resnet18.data.folder import images_under
+from resnet18.data.image_files import ImageFiles
+from resnet18.errors import RunError
+
+
+class Unlabelled(ImageFiles):
+    """An image, or all below a directory; all but ``images`` comes from a checkpoint.
+
+    Args:
+        images: A file or a directory.
+        class_names: What the network tells apart.
+        mean: Of each channel, pixels counted from 0 to 1.
+        std: Likewise.
+        input_size: Channels, height and width that the network was evaluated at.
+        kwargs: The rest is :class:`~resnet18.data.image_files.ImageFiles`'s.
+
+    Raises:
+        ValueError: For a network of images that are not square.
+        RunError: In ``load``, where there is no image.
+    """
+
+    def __init__(
+        self,
+        images: str,
+        class_names: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+        input_size: Sequence[int],
+        **kwargs: Any,
+    ) -> None:
+        channels, height, width = input_size
+        if height != width or channels not in (1, 3):
+            raise ValueError(f"images can be brought to squares of 1 or 3 channels, not to {list(input_size)}")
+        super().__init__(image_size=height, channels=channels, mean=mean, std=std, **kwargs)
+        self.images, self.class_names = Path(images).expanduser(), tuple(class_names)
+
+    def load(self, part: Part) -> Files:
+        """The files; their labels say nothing."""
+        if self.images.is_dir():
+            root, names = self.images, sorted(images_under(self.images))
+        elif self.images.exists():
+            root, names = self.images.parent, [self.images.name]
+        else:
+            raise RunError(f"images: there is no {self.images}")
+        if not names:
+            raise RunError(f"images: {root} holds no image ({', '.join(SUFFIXES)})")
+        return Files(root, names, torch.zeros(len(names), dtype=torch.int64))
