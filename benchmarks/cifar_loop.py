@@ -74,14 +74,8 @@ def settings(count: int) -> list[str]:
         *("--model.optimizer.weight_decay", "5e-4", "--data", "cifar_loop.RandomImages", "--data.count", str(count)),
         *("--data.batch_size", str(BATCH), "--data.translate", "4", "--data.flip", "true"),
         *("--trainer.precision", "bf16-mixed", "--trainer.max_epochs", "100", "--trainer.limit_val_batches", "0"),
-        *(
-            "--trainer.log_every_n_steps",
-            "10",
-            "--trainer.logger=false",
-            "--trainer.enable_progress_bar=false",
-            "--run_dir",
-            "run",
-        ),
+        *("--trainer.log_every_n_steps", "10", "--trainer.logger=false", "--trainer.enable_progress_bar=false"),
+        *("--run_dir", "run"),
     ]
 
 

@@ -7,7 +7,8 @@ show. Where there is a GPU, the feed is measured there too.
 
 The streamed feed: the JPEGs of a folder, DIR/train/<class>/*.jpg, through a random crop resized to 128×128 and a flip,
 by two workers, against ImageFolder's PIL images through RandomResizedCrop(128), RandomHorizontalFlip, ToTensor and
-Normalize; in whole passes, the workers' start left out. Every file is read once before, by the feed's own check.
+Normalize, and against the same ending in PILToTensor; in whole passes, the workers' start left out. Every file is read
+once before, by the feed's own check.
 
 All take turns in one process. A batch is pulled and nothing is done with it.
 
@@ -104,14 +105,7 @@ def a_pass(loader: Any, batch_size: int) -> float:
 
 
 def streamed(folder: str, rounds: int) -> dict[str, Any]:
-    transform = transforms.Compose(
-        [
-            transforms.RandomResizedCrop(SIZE),
-            transforms.RandomHorizontalFlip(),
-            transforms.ToTensor(),
-            transforms.Normalize(MEAN, STD),
-        ]
-    )
+    first = [transforms.RandomResizedCrop(SIZE), transforms.RandomHorizontalFlip()]
     with tempfile.TemporaryDirectory() as cache:
         data = ImageFolder(
             root=folder,
@@ -125,15 +119,21 @@ def streamed(folder: str, rounds: int) -> dict[str, Any]:
         )
         data.prepare_data()
         data.setup("fit")
-    images = datasets.ImageFolder(str(Path(folder) / "train"), transform)
-    loaders: dict[str, Any] = {STREAMED: data.train_dataloader(), STOCK: stock(images, FOLDER_BATCH)}
+    loaders: dict[str, Any] = {STREAMED: data.train_dataloader()}
+    lasts: dict[str, list[Any]] = {
+        STOCK: [transforms.ToTensor(), transforms.Normalize(MEAN, STD)],
+        STOCK_UINT8: [transforms.PILToTensor()],
+    }
+    for name, last in lasts.items():
+        images = datasets.ImageFolder(str(Path(folder) / "train"), transforms.Compose([*first, *last]))
+        loaders[name] = stock(images, FOLDER_BATCH)
     for loader in loaders.values():
         next(iter(loader))  # starts the workers
     rates: dict[str, list[float]] = {name: [] for name in loaders}
     for _ in range(rounds):
         for name, loader in loaders.items():
             rates[name].append(a_pass(loader, FOLDER_BATCH))
-    return {"folder": Path(folder).name, "files": len(images), "size": SIZE, **summary(rates, STREAMED)}
+    return {"folder": Path(folder).name, "files": len(data.load("train")), "size": SIZE, **summary(rates, STREAMED)}
 
 
 def summary(rates: dict[str, list[float]], own: str) -> dict[str, Any]:
