@@ -33,6 +33,7 @@ from resnet18.position import is_dry_run
 from resnet18.profiling import NoProfiler
 from resnet18.provenance import provenance, versions
 from resnet18.runs import LATEST, METRICS, create_run, new_run_id, read_metrics, write_config
+from resnet18.trial import try_one_image
 from resnet18.warm_start import start_from
 
 RUN_ID_VARIABLE = "RESNET18_RUN_ID"  # how the ranks that Lightning starts learn the run's name
@@ -183,6 +184,7 @@ class Program(Arguments):
                 self.model.make_schedule(self.model.make_optimizer(), total_steps=1)
             except (ValueError, TypeError) as error:
                 raise self._blame(error) from error
+            try_one_image(self.model, self.datamodule.input_size, self.trainer.strategy.root_device)
             if not is_dry_run(self.trainer):
                 self._open_run()
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.checkpoint_path, weights_only=True)

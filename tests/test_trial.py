@@ -1,0 +1,105 @@
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CONFIG, ROOT, SMALL, picture_folder
+from torch import nn
+
+import resnet18
+from resnet18.errors import UsageError
+from resnet18.trial import try_one_image
+
+NETS = """
+    import torch
+    from torch import nn
+
+
+    class Deep(nn.Sequential):
+        def __init__(self, num_classes: int) -> None:
+            super().__init__(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 9), nn.Flatten(), nn.Linear(4, num_classes))
+
+
+    class Wide(nn.Sequential):
+        def __init__(self, num_classes: int) -> None:
+            super().__init__(nn.Flatten(), nn.Linear(64, num_classes + 1))
+
+
+    class Twice(nn.Module):
+        def __init__(self, num_classes: int) -> None:
+            super().__init__()
+            self.layer = nn.Linear(64, num_classes)
+
+        def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            logits = self.layer(images.flatten(1))
+            return logits, logits
+"""
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--data.rgb", "true"), "model.backbone: ResNet does not fit images of 3×8×8: expected a batch of N×1×H×W"),
+        (("--model.backbone", "mynet.Deep"), "model.backbone: Deep does not fit images of 1×8×8: Calculated padded"),
+        (("--model.backbone", "mynet.Wide"), "Wide does not fit images of 1×8×8: it gives [1, 11], and not [1, 10]"),
+        (("--model.backbone", "mynet.Twice"), "Twice does not fit images of 1×8×8: it gives tuple, and not [1, 10]"),
+    ],
+    ids=["channels", "size", "classes", "two outputs"],
+)
+def test_a_network_that_does_not_fit_the_images_is_named_before_anything_is_written(
+    options: tuple[str, ...], message: str, lightning, tmp_path: Path
+) -> None:
+    (tmp_path / "mynet.py").write_text(textwrap.dedent(NETS))
+    done = lightning("fit", "--config", CONFIG, *options)
+    assert done.status == 2, done.out
+    assert message in done.err
+    assert len(done.err.splitlines()) == 1
+    assert not Path("runs").exists()
+
+
+def test_grey_images_in_a_network_for_colour_are_refused(lightning, tmp_path: Path) -> None:
+    picture_folder(tmp_path / "images" / "train")
+    options = ("--data.channels", "1", "--data.cache_dir", "cache", "--data.batch_size", "4")
+    done = lightning("fit", "--config", ROOT / "configs/imagefolder.yaml", *options)
+    assert done.status == 2
+    assert "ResNet does not fit images of 1×128×128" in done.err
+
+
+def classifier(backbone: nn.Module) -> resnet18.Classifier:
+    return resnet18.Classifier(backbone, torch.optim.SGD, num_classes=10, mean=[0.5], std=[0.5])
+
+
+def test_the_model_is_left_as_it_was() -> None:
+    model = classifier(resnet18.ResNet(num_classes=10, in_channels=1, width=4, stem="cifar"))
+    model.backbone.layer1.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    torch.manual_seed(0)
+    expected = torch.rand(2)
+    torch.manual_seed(0)
+    try_one_image(model, (1, 8, 8), torch.device("cpu"))
+    assert torch.equal(torch.rand(2), expected)
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_a_network_that_fails_on_the_cpu_has_a_second_chance_on_its_device() -> None:
+    class DeviceOnly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(64, 10)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            if images.device.type == "cpu":
+                raise RuntimeError("no CPU kernel")
+            return self.layer(images.flatten(1))
+
+    model = classifier(DeviceOnly())
+    try_one_image(model, (1, 8, 8), torch.device("meta"))
+    assert model.mean.device.type == "cpu"
+    with pytest.raises(UsageError, match="DeviceOnly does not fit images of 1×8×8: no CPU kernel"):
+        try_one_image(model, (1, 8, 8), torch.device("cpu"))
+
+
+def test_the_shipped_network_fits(lightning) -> None:
+    assert lightning("fit", "--config", CONFIG, *SMALL, "--trainer.fast_dev_run", 1).status == 0
