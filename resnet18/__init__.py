@@ -24,21 +24,36 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Pixels": "resnet18.data.resident",
-    "Files": "resnet18.data.files",
-    "ImageFiles": "resnet18.data.image_files",
-    "ImageNet": "resnet18.data.imagenet",
-    "ImageFolder": "resnet18.data.folder",
-    "CIFAR100": "resnet18.data.cifar100",
     "CIFAR10": "resnet18.data.cifar10",
+    "CIFAR100": "resnet18.data.cifar100",
     "Classifier": "resnet18.classifier",
     "Digits": "resnet18.data.digits",
+    "Files": "resnet18.data.files",
     "ImageDataModule": "resnet18.data.base",
+    "ImageFiles": "resnet18.data.image_files",
+    "ImageFolder": "resnet18.data.folder",
+    "ImageNet": "resnet18.data.imagenet",
+    "Pixels": "resnet18.data.resident",
     "ResNet": "resnet18.backbone",
     "load_run": "resnet18.runs",
     "resnet18": "resnet18.backbone",
 }
-__all__ = ["Classifier", "Digits", "ImageDataModule", "ResNet", "__version__", "load_run", "resnet18"]
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "Classifier",
+    "Digits",
+    "Files",
+    "ImageDataModule",
+    "ImageFiles",
+    "ImageFolder",
+    "ImageNet",
+    "Pixels",
+    "ResNet",
+    "__version__",
+    "load_run",
+    "resnet18",
+]
 
 
 def __getattr__(name: str) -> Any:
