@@ -70,8 +70,9 @@ def classifier(backbone: nn.Module) -> resnet18.Classifier:
 
 
 def test_the_model_is_left_as_it_was() -> None:
-    model = classifier(resnet18.ResNet(num_classes=10, in_channels=1, width=4, stem="cifar"))
-    model.backbone.layer1.eval()
+    backbone = resnet18.ResNet(num_classes=10, in_channels=1, width=4, stem="cifar")
+    model = classifier(backbone)
+    backbone.layer1.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]
     torch.manual_seed(0)

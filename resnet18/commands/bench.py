@@ -27,6 +27,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from resnet18.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from resnet18.cli import Program
+from resnet18.commands import on_one_device
 from resnet18.errors import RunError, UsageError
 from resnet18.measuring.clock import Nothing, Probe
 from resnet18.measuring.ladder import COMPILED, Ladder, rungs
@@ -54,12 +55,8 @@ class Bench(Program):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         # One process is measured, whatever number is to train.
-        devices = self.config_init["trainer"]["devices"]
-        if isinstance(devices, str) and "," in devices:
-            devices = [int(number) for number in devices.split(",") if number.strip()]
-        one = devices[:1] if isinstance(devices, list) else 1
-        settings = {"devices": one, "num_nodes": 1, "strategy": "auto", "enable_progress_bar": False}
-        return super().instantiate_trainer(**settings, **kwargs)
+        one = on_one_device(self.config_init["trainer"]["devices"])
+        return super().instantiate_trainer(**one, **kwargs, enable_progress_bar=False)
 
     def start(self) -> None:
         """Measures, prints, and writes the file.

@@ -24,6 +24,7 @@ from resnet18.checks.data import balance, duplicates, pixels
 from resnet18.checks.network import Batch, Network, failure, independence, loss_at_start
 from resnet18.checks.one_batch import AT_LEAST, at_peak, by_heart, gradients, one_batch, parameter_groups
 from resnet18.cli import Program
+from resnet18.commands import on_one_device
 from resnet18.errors import RunError, UsageError
 from resnet18.pictures import contact_sheet, save
 from resnet18.warm_start import start_from
@@ -46,11 +47,7 @@ class Check(Program):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         # One process looks, whatever number is to train.
-        devices = self.config_init["trainer"]["devices"]
-        if isinstance(devices, str) and "," in devices:
-            devices = [int(number) for number in devices.split(",") if number.strip()]
-        one = devices[:1] if isinstance(devices, list) else 1
-        return super().instantiate_trainer(**{**kwargs, "devices": one, "num_nodes": 1, "strategy": "auto"})
+        return super().instantiate_trainer(**kwargs, **on_one_device(self.config_init["trainer"]["devices"]))
 
     def start(self) -> None:
         """Looks, prints, and writes the picture.
