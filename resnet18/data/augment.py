@@ -65,12 +65,13 @@ class Augmentation:
         """Whether something is asked for that is done to one image at a time."""
         return self.policy != "none" or self.erasing > 0
 
-    def gather(self, images: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:
+    def gather(self, images: Tensor, index: Tensor, colour: Tensor, generator: torch.Generator) -> Tensor:
         """The chosen images, augmented.
 
         Args:
             images: uint8, N×H×W×C.
             index: int64, the B images to take, on the device of ``images``.
+            colour: ``fill``, uint8, C, on the device of ``images``: sent there each time, it would make the host wait.
             generator: Source of the draws, on the device of ``images``.
 
         Returns:
@@ -80,7 +81,7 @@ class Augmentation:
             chosen = random_resized_crop(images[index], self.crop, self.flip, generator)
         else:
             chosen = gather_augmented(images, index, translate=self.translate, flip=self.flip, generator=generator)
-        return cutout(chosen, self.cutout, self.fill, generator) if self.cutout else chosen
+        return cutout(chosen, self.cutout, colour, generator) if self.cutout else chosen
 
 
 def gather_augmented(
@@ -151,13 +152,13 @@ def random_resized_crop(images: Tensor, area: Sequence[float], flip: bool, gener
     return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
-def cutout(images: Tensor, side: int, fill: Sequence[int], generator: torch.Generator | None) -> Tensor:
+def cutout(images: Tensor, side: int, colour: Tensor, generator: torch.Generator | None) -> Tensor:
     """Paints a square over every image, in place; near the border it is cut off.
 
     Args:
         images: uint8, B×H×W×C.
         side: Of the square, in pixels.
-        fill: Its colour, a value for every channel.
+        colour: What with: uint8, C.
         generator: Source of the draws, on the device of ``images``.
 
     Returns:
@@ -170,5 +171,4 @@ def cutout(images: Tensor, side: int, fill: Sequence[int], generator: torch.Gene
         distance = torch.arange(size, device=device) - centre
         covered.append((distance >= -(side // 2)) & (distance < side - side // 2))
     square = covered[0][:, :, None] & covered[1][:, None, :]
-    colour = torch.tensor(list(fill), dtype=torch.uint8, device=device)
     return images.copy_(torch.where(square[..., None], colour, images))

@@ -97,6 +97,7 @@ class TrainLoader:
         if augmentation.one_by_one:
             raise ValueError("policy and erasing are done to one image at a time, which the resident feed does not do")
         self.pixels, self.augmentation = pixels.to(device), augmentation
+        self._colour = torch.tensor(augmentation.fill, dtype=torch.uint8).to(device)
         self.order = Order(len(pixels), batch_size, seed, rank, world_size)
         self._passes = 0
         self._position = position or (lambda: Position(self._passes, 0))
@@ -114,7 +115,10 @@ class TrainLoader:
             index = batches[batch]
             rows = index if pixels.rows is None else pixels.rows[index]
             draws = generator(order.seed, AUGMENT, epoch * order.batches + batch, order.rank, device=rows.device)
-            yield self.augmentation.gather(pixels.store, rows, draws).permute(0, 3, 1, 2), pixels.labels[index]
+            yield (
+                self.augmentation.gather(pixels.store, rows, self._colour, draws).permute(0, 3, 1, 2),
+                pixels.labels[index],
+            )
 
 
 class EvaluationLoader:

@@ -90,7 +90,8 @@ class ImageDecoding(Dataset[Any]):
             image = F.horizontal_flip(image)
         image = self.erasing(self.policy(image))
         if wanted.cutout:
-            image = cutout(image.permute(1, 2, 0)[None], wanted.cutout, wanted.fill, None)[0].permute(2, 0, 1)
+            colour = torch.tensor(wanted.fill, dtype=torch.uint8)
+            image = cutout(image.permute(1, 2, 0)[None], wanted.cutout, colour, None)[0].permute(2, 0, 1)
         return image
 
 

@@ -1,11 +1,12 @@
 from collections import Counter
+from typing import Any
 
 import numpy
 import pytest
 import torch
 from torch import Tensor
 
-from resnet18.data.augment import gather_augmented
+from resnet18.data.augment import Augmentation, cutout, gather_augmented, random_resized_crop
 
 
 def pictures(count: int, height: int, width: int, channels: int) -> Tensor:
@@ -92,3 +93,90 @@ def test_each_image_of_a_batch_gets_draws_of_its_own_from_the_generator_alone() 
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert len(first.unique(dim=0)) > 25
+
+
+@pytest.mark.parametrize(("channels", "side"), [(1, 2), (3, 3), (3, 4), (3, 1)])
+def test_cutout_paints_one_square_wherever_it_may_lie(channels: int, side: int) -> None:
+    before = pictures(600, 6, 8, channels).clamp(max=250)
+    colour = torch.arange(251, 251 + channels).to(torch.uint8)
+    after = cutout(before.clone(), side, colour, torch.Generator().manual_seed(0))
+    painted = (after == colour).all(3)
+    assert torch.equal(after[~painted], before[~painted])
+    corners = Counter()
+    for mask in painted:
+        rows, columns = mask.any(1).nonzero().flatten(), mask.any(0).nonzero().flatten()
+        height, width = len(rows), len(columns)
+        assert mask.sum() == height * width  # a rectangle: the square, cut off at the border
+        inside = rows[0] > 0 and rows[-1] < 5 and columns[0] > 0 and columns[-1] < 7
+        assert (height, width) == (side, side) if inside else (0 < height <= side and 0 < width <= side)
+        corners[int(rows[-1]), int(columns[-1]), height, width] += 1
+    assert len(corners) == 6 * 8  # a centre at each of the pixels
+    assert max(corners.values()) < 40
+
+
+def test_without_cutout_nothing_is_painted() -> None:
+    images, draws = pictures(5, 6, 8, 3), torch.Generator().manual_seed(0)
+    colour = torch.zeros(3, dtype=torch.uint8)
+    assert torch.equal(Augmentation().gather(images, torch.tensor([3, 1]), colour, draws), images[[3, 1]])
+
+
+def ramps(count: int, size: int) -> Tensor:
+    """Images whose first channel rises from left to right and whose second from top to bottom, by 2 a pixel."""
+    position = 2 * torch.arange(size)
+    x, y = position.expand(size, size), position[:, None].expand(size, size)
+    return torch.stack([x, y, torch.zeros(size, size)], dim=2).to(torch.uint8).expand(count, size, size, 3)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+@pytest.mark.parametrize("area", [(0.2, 0.5), (0.35, 1.0), (1.0, 1.0)])
+def test_a_random_crop_is_a_part_of_the_image_scaled_to_the_whole(area: tuple[float, float], flip: bool) -> None:
+    size = 96
+    crops = random_resized_crop(ramps(400, size), area, flip, torch.Generator().manual_seed(1)).double()
+    assert crops.shape == (400, size, size, 3)
+    # Bilinear interpolation leaves a ramp a ramp: its slope is the side of the part, as a share of the image's.
+    middle = slice(size // 4, 3 * size // 4)
+    x, y = crops[:, :, middle, 0].mean(1), crops[:, middle, :, 1].mean(2)
+    widths, heights = ((line[:, -1] - line[:, 0]) / (2 * (line.shape[1] - 1)) for line in (x, y))
+    if flip:
+        assert 150 < (widths < 0).sum() < 250
+    else:
+        assert (widths > 0).all()
+    widths = widths.abs()
+    ratio, share = widths / heights, widths * heights
+    assert (heights > 0).all()
+    assert widths.max() < 1.02
+    assert heights.max() < 1.02
+    whole = (widths > 0.98) | (heights > 0.98)  # a side that was cut to the image's
+    assert (share[~whole] > area[0] - 0.02).all()
+    assert (share < area[1] + 0.02).all()
+    assert ratio[~whole].min() > 0.73 if (~whole).any() else True
+    assert ratio[~whole].max() < 1.36 if (~whole).any() else True
+    if area[0] < area[1]:
+        assert share.std() > 0.05
+        left = crops[:, :, :, 0].amin((1, 2)) / 2  # where the part begins, in pixels
+        free = (1 - widths) * size
+        assert (left <= free + 2).all()
+        assert 0.4 < (left[free > 10] / free[free > 10]).mean() < 0.6
+
+
+def test_the_same_draws_give_the_same_crops() -> None:
+    images = pictures(8, 12, 12, 3)
+    one, again = (random_resized_crop(images, (0.3, 1), True, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert torch.equal(one, again)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"crop": (0.0, 1.0)}, "crop must be two shares"),
+        ({"crop": (0.5, 0.2)}, "crop must be two shares"),
+        ({"crop": (0.5, 1.0), "translate": 1}, "exclude each other"),
+        ({"translate": -1}, "translate and cutout must be 0 or more"),
+        ({"cutout": -1}, "translate and cutout must be 0 or more"),
+        ({"erasing": -0.1}, "erasing must be a probability"),
+        ({"magnitude": -1}, "magnitude must lie between 0 and 30"),
+    ],
+)
+def test_an_augmentation_out_of_range_is_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Augmentation(**settings)
