@@ -166,6 +166,7 @@ class Program(Arguments):
         try:
             getattr(self, f"_{self.command}")()
         finally:
+            self.datamodule.teardown(self.command)
             for logger in self.trainer.loggers:
                 if isinstance(logger, WandbLogger) and self.trainer.is_global_zero and logger._experiment is not None:
                     logger.experiment.finish()

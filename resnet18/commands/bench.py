@@ -279,4 +279,8 @@ class Bench(Program):
 
 def run(command: str, arguments: list[str]) -> None:
     """What ``lightning bench ARGUMENTS`` does."""
-    Bench(command, arguments).start()
+    program = Bench(command, arguments)
+    try:
+        program.start()
+    finally:
+        program.datamodule.teardown("fit")

@@ -152,4 +152,8 @@ def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
 
 def run(command: str, arguments: list[str]) -> None:
     """What ``lightning check ARGUMENTS`` does; raises what :mod:`resnet18.__main__` turns into an exit status."""
-    Check(command, arguments).start()
+    program = Check(command, arguments)
+    try:
+        program.start()
+    finally:
+        program.datamodule.teardown("fit")

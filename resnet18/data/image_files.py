@@ -104,6 +104,7 @@ class ImageFiles(ImageDataModule):
         self.wanted_feed = feed
         self._why = "as asked"
         self._looked: dict[Part, tuple[Files, Looked]] = {}
+        self._open_loaders: list[StreamedTrainLoader | StreamedEvaluationLoader] = []
         only_streamed = self._only_streamed()
         if feed == "resident" and only_streamed:
             raise ValueError(f"feed is resident, but {only_streamed}")
@@ -210,7 +211,7 @@ class ImageFiles(ImageDataModule):
         if isinstance(part, Pixels):
             return super()._train_loader(part)
         device, rank, world_size = self._place()
-        return StreamedTrainLoader(
+        loader = StreamedTrainLoader(
             part,
             self.batch_size,
             self.seed,
@@ -223,12 +224,14 @@ class ImageFiles(ImageDataModule):
             epochs=self.trainer.max_epochs or 1 if self.trainer else 1,  # -1, endless: images never grow
             position=self._position if self.trainer else None,
         )
+        self._open_loaders.append(loader)
+        return loader
 
     def _evaluation_loader(self, part: Pixels | Files) -> Iterable[Any]:
         if isinstance(part, Pixels):
             return super()._evaluation_loader(part)
         device, rank, world_size = self._place()
-        return StreamedEvaluationLoader(
+        loader = StreamedEvaluationLoader(
             part,
             self.eval_batch_size,
             self.geometry,
@@ -237,3 +240,10 @@ class ImageFiles(ImageDataModule):
             rank=rank,
             world_size=world_size,
         )
+        self._open_loaders.append(loader)
+        return loader
+
+    def teardown(self, stage: str) -> None:
+        """Ends the workers."""
+        while self._open_loaders:
+            self._open_loaders.pop().close()

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
@@ -183,6 +184,10 @@ class StreamedTrainLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         yield from _mended(self.batches)
 
+    def close(self) -> None:
+        """Ends the workers."""
+        _close(self.batches)
+
 
 class StreamedEvaluationLoader:
     """Every image exactly once over all ranks, in order: (uint8 B×C×S×S, int64 B labels, int64 B positions).
@@ -226,6 +231,10 @@ class StreamedEvaluationLoader:
         ):
             yield images, labels, positions
 
+    def close(self) -> None:
+        """Ends the workers."""
+        _close(self.batches)
+
 
 def _data_loader(dataset: ImageDecoding, draws: Any, num_workers: int, pin_memory: bool) -> DataLoader[Any]:
     return DataLoader(
@@ -238,6 +247,13 @@ def _data_loader(dataset: ImageDecoding, draws: Any, num_workers: int, pin_memor
         worker_init_fn=_begin_work,
         generator=torch.Generator(),  # else each pass draws from the one that dropout draws from
     )
+
+
+def _close(batches: DataLoader[Any]) -> None:
+    # Now, and not when the loader is collected: that may be in another process, and takes 5 s a worker if it is late.
+    iterator, batches._iterator = batches._iterator, None
+    if isinstance(iterator, _MultiProcessingDataLoaderIter):
+        iterator._shutdown_workers()
 
 
 def _begin_work(worker: int) -> None:

@@ -4,6 +4,7 @@ import json
 import re
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,13 @@ def consistent(row: dict[str, Any], batch_size: int) -> None:
 
 
 @pytest.fixture
-def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_compiler() -> Iterator[None]:
     """As on many machines; and compiling would take most of a minute."""
     import torch._inductor.config as inductor
 
-    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
-    monkeypatch.setattr(inductor, "force_disable_caches", True)
-    torch._dynamo.reset()
+    with inductor.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}):
+        torch._dynamo.reset()
+        yield
 
 
 @pytest.mark.usefixtures("no_compiler")
