@@ -273,6 +273,7 @@ WRONG = """
         ("images.permute(0, 3, 1, 2), labels", "as input_size says, not torch.uint8 of 20×1×8×8"),
         ("images[:0], labels[:0]", "gave no images"),
         ("images, labels * 0", "there is no image to train on of the class b"),
+        ("images, labels, rows=labels[:3]", "should give 3 labels as int64"),
     ],
 )
 def test_what_a_source_of_ones_own_gives_is_checked(tmp_path: Path, lightning, given: str, message: str) -> None:
@@ -362,3 +363,40 @@ def test_where_there_is_nothing_to_predict_it_is_said(trained: Path, lightning, 
     done = lightning("predict", "--ckpt_path", trained, "--images", place)
     assert (done.status, done.out) == (1, "")
     assert done.err.startswith(f"lightning predict: images: {message}")
+
+
+@pytest.mark.parametrize(
+    ("base", "given", "message"),
+    [
+        (
+            "ImageDataModule",
+            "Files('.', [], torch.zeros(0).long())",
+            "Pixels, not Files; for Files, subclass ImageFiles",
+        ),
+        ("ImageDataModule", "torch.zeros(3)", "should give Pixels, not Tensor"),
+        (
+            "ImageFiles",
+            "Pixels(torch.zeros(3, 8, 8, 1).byte(), torch.zeros(3).long())",
+            "should give Files, not Pixels",
+        ),
+    ],
+)
+def test_the_base_of_a_source_fits_what_it_gives(
+    tmp_path: Path, lightning, base: str, given: str, message: str
+) -> None:
+    source = f"""
+        import torch
+        from resnet18 import Files, ImageDataModule, ImageFiles, Pixels
+
+
+        class Mixed({base}):
+            class_names, mean, std, input_size = ("a", "b"), [0.5], [0.25], (1, 8, 8)
+
+            def load(self, part):
+                return {given}
+    """
+    (tmp_path / "mydata.py").write_text(textwrap.dedent(source))
+    done = lightning("fit", "--config", ROOT / "configs/digits.yaml", "--data", "mydata.Mixed")
+    assert done.status == 1
+    assert message in done.err
+    assert "Traceback" not in done.err

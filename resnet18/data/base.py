@@ -163,14 +163,16 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _open(self, part: Part) -> tuple[Pixels | Files, Tensor]:
         """A part, checked, and which of its images can be used: bool, N."""
-        pixels = self.load(part)
-        assert isinstance(pixels, Pixels)
-        images, labels, (channels, height, width) = pixels.store, pixels.labels, self.input_size
         name = f"data: {type(self).__name__}.load({part!r})"
+        pixels = self.load(part)
+        if not isinstance(pixels, Pixels):
+            hint = "; for Files, subclass ImageFiles" if isinstance(pixels, Files) else ""
+            raise RunError(f"{name} should give Pixels, not {type(pixels).__name__}{hint}")
+        images, labels, (channels, height, width) = pixels.store, pixels.labels, self.input_size
         if images.dtype != torch.uint8 or images.shape[1:] != (height, width, channels):
             expected = f"uint8 images of N×{height}×{width}×{channels}, as input_size says"
             raise RunError(f"{name} should give {expected}, not {images.dtype} of {'×'.join(map(str, images.shape))}")
-        self._check_labels(name, len(images), labels)
+        self._check_labels(name, len(images if pixels.rows is None else pixels.rows), labels)
         return pixels, torch.ones(len(labels), dtype=torch.bool)
 
     def _check_labels(self, name: str, count: int, labels: Tensor) -> None:

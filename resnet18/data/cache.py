@@ -61,7 +61,7 @@ def look_through(files: Files, geometry: Geometry, directory: Path | None, *, ke
             directory.mkdir(parents=True, exist_ok=True)
             _decode_all(files, geometry, index, pixels if keep else None, shape)
         except OSError as error:
-            raise RunError(f"data.cache_dir: {directory} can't be written: {error.strerror}") from None
+            raise RunError(f"data.cache_dir: {directory} can't be written: {error.strerror or error}") from None
         for stale in directory.glob(f"{group}-*"):
             if not stale.name.startswith(name.name):
                 stale.unlink(missing_ok=True)

@@ -152,7 +152,7 @@ class ImageFiles(ImageDataModule):
         """Decodes or checks the parts, and decides on their feed."""
         if all(part in self._looked for part in parts):
             return
-        listed = {part: self.load(part) for part in parts}
+        listed = {part: self._listed(part) for part in parts}
         count = sum(len(files) for files in listed.values())
         gigabytes = count * self.geometry.channels * self.geometry.evaluation**2 / 1e9
         only_streamed = self._only_streamed()
@@ -164,11 +164,17 @@ class ImageFiles(ImageDataModule):
         elif self.wanted_feed != "streamed":
             self.feed = "resident"
         for part, files in listed.items():
-            assert isinstance(files, Files)
             self._check_labels(f"data: {type(self).__name__}.load({part!r})", len(files), files.labels)
             looked = look_through(files, self.geometry, self.cache_dir, keep=self.feed == "resident")
             self._looked[part] = (files, looked)
         self._report_broken(parts)
+
+    def _listed(self, part: Part) -> Files:
+        files = self.load(part)
+        if not isinstance(files, Files):
+            name = f"{type(self).__name__}.load({part!r})"
+            raise RunError(f"data: {name} should give Files, not {type(files).__name__}")
+        return files
 
     def _report_broken(self, parts: list[Part]) -> None:
         lines = [
