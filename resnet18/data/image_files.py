@@ -7,6 +7,7 @@ A source of this kind is a subclass with ``class_names`` and a ``load`` that lis
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakSet
 
 import torch
 from lightning.fabric.utilities.data import suggested_max_num_workers
@@ -104,7 +105,7 @@ class ImageFiles(ImageDataModule):
         self.wanted_feed = feed
         self._why = "as asked"
         self._looked: dict[Part, tuple[Files, Looked]] = {}
-        self._open_loaders: list[StreamedTrainLoader | StreamedEvaluationLoader] = []
+        self._open_loaders: WeakSet[StreamedTrainLoader | StreamedEvaluationLoader] = WeakSet()
         only_streamed = self._only_streamed()
         if feed == "resident" and only_streamed:
             raise ValueError(f"feed is resident, but {only_streamed}")
@@ -216,40 +217,32 @@ class ImageFiles(ImageDataModule):
     def _train_loader(self, part: Pixels | Files) -> Iterable[Any]:
         if isinstance(part, Pixels):
             return super()._train_loader(part)
-        device, rank, world_size = self._place()
         loader = StreamedTrainLoader(
             part,
             self.batch_size,
             self.seed,
             self.geometry,
             self.augmentation,
-            num_workers=self._workers(),
-            pin_memory=device.type == "cuda",
-            rank=rank,
-            world_size=world_size,
             epochs=self.trainer.max_epochs or 1 if self.trainer else 1,  # -1, endless: images never grow
             position=self._position if self.trainer else None,
+            **self._streaming(),
         )
-        self._open_loaders.append(loader)
+        self._open_loaders.add(loader)
         return loader
 
     def _evaluation_loader(self, part: Pixels | Files) -> Iterable[Any]:
         if isinstance(part, Pixels):
             return super()._evaluation_loader(part)
-        device, rank, world_size = self._place()
-        loader = StreamedEvaluationLoader(
-            part,
-            self.eval_batch_size,
-            self.geometry,
-            num_workers=self._workers(),
-            pin_memory=device.type == "cuda",
-            rank=rank,
-            world_size=world_size,
-        )
-        self._open_loaders.append(loader)
+        loader = StreamedEvaluationLoader(part, self.eval_batch_size, self.geometry, **self._streaming())
+        self._open_loaders.add(loader)
         return loader
+
+    def _streaming(self) -> dict[str, Any]:
+        device, rank, world_size = self._place()
+        share = {"rank": rank, "world_size": world_size}
+        return {"num_workers": self._workers(), "pin_memory": device.type == "cuda", **share}
 
     def teardown(self, stage: str) -> None:
         """Ends the workers."""
-        while self._open_loaders:
-            self._open_loaders.pop().close()
+        for loader in list(self._open_loaders):
+            loader.close()
