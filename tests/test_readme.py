@@ -54,7 +54,11 @@ def test_a_command_of_the_readme_runs(command: list[str], lightning, tmp_path: P
     elif "--init_from" in command:
         command += ["--model.backbone.width", "8"]  # as the run that stands for RUN
     if command[0] in ("check", "bench"):
-        command += ["--model.backbone.width", "8", *(["--steps", "1"] if command[0] == "bench" else [])]
+        command += [
+            "--model.backbone.width",
+            "8",
+            *(["--steps", "1", "--ladder", "false"] if command[0] == "bench" else []),
+        ]
     if command[0] == "fit":
         command += ["--trainer.fast_dev_run", "1"]
     done = lightning(*command)
