@@ -3,6 +3,7 @@
 import json
 import re
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from conftest import CONFIG, SMALL, start
 
 from resnet18.commands.bench import BARE, FEED, FIT, Bench
-from resnet18.measuring.clock import DRAIN_S, PROBES, Clock
+from resnet18.measuring.clock import DRAIN_S, PROBES, Clock, PeakMemory
 from resnet18.measuring.ladder import StockImages, stock_transform
 from resnet18.measuring.result import Measured, limited_by
 
@@ -272,3 +273,20 @@ def test_stock_images_are_the_data_modules(tmp_path: Path) -> None:
         pixels = data.train.images[number].permute(2, 0, 1) / 255
         torch.testing.assert_close(image, (pixels - mean) / std)
         assert label == int(data.train.labels[number])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_the_peak_is_that_since_it_was_asked_for_and_readable_where_it_can_not_be_set_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    large = torch.ones(40_000_000)
+    whole = PeakMemory(torch.device("cpu")).read()
+    del large
+    after = PeakMemory(torch.device("cpu")).read()
+    assert after < whole - 100_000_000
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "write_text", forbidden)
+    assert PeakMemory(torch.device("cpu")).read() >= after
