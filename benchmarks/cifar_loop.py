@@ -40,7 +40,7 @@ from resnet18.backbone import ResNet
 from resnet18.cli import Program
 from resnet18.data import ImageDataModule, Pixels
 from resnet18.measuring.clock import Clock, PeakMemory, Probe
-from resnet18.provenance import provenance
+from resnet18.provenance import measured_with, provenance
 from resnet18.quiet import quieten
 
 ROOT = Path(__file__).parents[1]
@@ -194,10 +194,7 @@ def main() -> None:
         **used,
         "hold": HOLD,
     }
-    origin = provenance(seed=1, split_hash="")
-    result |= {key: origin[key] for key in ("versions", "started")}
-    result["hardware"] = {key: value for key, value in origin["hardware"].items() if key != "host"}
-    result["git"] = origin["git"] and origin["git"]["sha"]
+    result |= measured_with(provenance(seed=1, split_hash=""))
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     for name, value in result.items():
         if not isinstance(value, dict):

@@ -36,7 +36,7 @@ from resnet18.data import ImageFolder
 from resnet18.data.augment import Augmentation
 from resnet18.data.resident import Pixels, TrainLoader
 from resnet18.measuring.clock import Clock, ready_ahead
-from resnet18.provenance import provenance
+from resnet18.provenance import measured_with, provenance
 from resnet18.quiet import quieten
 
 ROOT = Path(__file__).parents[1]
@@ -162,10 +162,7 @@ def main() -> None:
         result[STREAMED] = streamed(options.folder, options.rounds)
         held &= result[STREAMED][f"ratio_to_{STOCK}"] >= HOLD["streamed_ratio_at_least"]
     result["hold"] = HOLD
-    origin = provenance(seed=0, split_hash="")
-    result |= {key: origin[key] for key in ("versions", "started")}
-    result["hardware"] = {key: value for key, value in origin["hardware"].items() if key != "host"}
-    result["git"] = origin["git"] and origin["git"]["sha"]
+    result |= measured_with(provenance(seed=0, split_hash=""))
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps({name: result[name] for name in (RESIDENT, STREAMED) if name in result}, indent=2))
     sys.exit(not held)

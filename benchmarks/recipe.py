@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from resnet18.provenance import measured_with
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -72,10 +74,7 @@ def main() -> None:
         "peak_memory_gb": round(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20, 2),
         "runs": [{key: value for key, value in run.items() if key != "origin"} for run in runs],
         "split_hash": origin["split_hash"],
-        "hardware": {key: value for key, value in origin["hardware"].items() if key != "host"},
-        "versions": origin["versions"],
-        "git": origin["git"] and origin["git"]["sha"],
-        "started": origin["started"],
+        **measured_with(origin),
     }
     path = ROOT / "benchmarks" / "results" / f"{config.stem}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")

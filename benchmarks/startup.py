@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from resnet18.provenance import provenance
+from resnet18.provenance import measured_with, provenance
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "startup.json"
@@ -63,9 +63,7 @@ def main() -> None:
         **{f"{name}_s": round(statistics.median(values), 3) for name, values in seconds.items()},
         "first_step_over_libraries": round(statistics.median(ratios), 3),
     }
-    origin = provenance(seed=1, split_hash="")
-    result |= {key: origin[key] for key in ("versions", "started")}
-    result["hardware"] = {key: value for key, value in origin["hardware"].items() if key != "host"}
+    result |= measured_with(provenance(seed=1, split_hash=""))
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
     print(json.dumps({key: value for key, value in result.items() if not isinstance(value, dict)}, indent=2))
 

@@ -12,6 +12,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from resnet18.provenance import measured_with
 from resnet18.runs import read_metrics
 
 ROOT = Path(__file__).parents[1]
@@ -42,10 +43,7 @@ def main() -> None:
         "test": {name: value for name, value in scores.items() if name.startswith("test/")} or None,
         "curve": rows,
         "split_hash": origin["split_hash"],
-        "hardware": {key: value for key, value in origin["hardware"].items() if key != "host"},
-        "versions": origin["versions"],
-        "git": origin["git"] and origin["git"]["sha"],
-        "started": origin["started"],
+        **measured_with(origin),
     }
     path = ROOT / "benchmarks" / "results" / f"{options.name}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")

@@ -117,7 +117,7 @@ def trainer(*options: str) -> tuple[float, float]:
 def measure() -> dict[str, Any]:
     import torch
 
-    from resnet18.provenance import provenance
+    from resnet18.provenance import measured_with, provenance
     from resnet18.quiet import quieten
 
     quieten()
@@ -142,9 +142,7 @@ def measure() -> dict[str, Any]:
             extra = [way[which] - alone for way, alone in zip(times[name], base, strict=True)]
             result[f"{name}_extra_ms_{clock}"] = round(statistics.median(extra), 3)
             result[f"{name}_extra_ms_{clock}_rounds"] = [round(value, 3) for value in extra]
-    origin = provenance(seed=1, split_hash="")
-    result |= {key: origin[key] for key in ("versions", "started")}
-    result["hardware"] = {key: value for key, value in origin["hardware"].items() if key != "host"}
+    result |= measured_with(provenance(seed=1, split_hash=""))
     return result
 
 

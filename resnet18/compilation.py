@@ -20,7 +20,7 @@ def compile_in_place(backbone: nn.Module) -> None:
     Args:
         backbone: One tensor, N×C×H×W, in.
     """
-    from torch._dynamo.exc import TorchDynamoException  # a second to import
+    from torch._dynamo.exc import TorchDynamoException  # slow to import, and wanted here only
 
     # By default the backward graph is compiled in the first backward pass, too late to start over.
     torch._functorch.config.force_non_lazy_backward_lowering = True

@@ -64,6 +64,16 @@ def provenance(seed: int, split_hash: str) -> dict[str, Any]:
     }
 
 
+def measured_with(origin: dict[str, Any]) -> dict[str, Any]:
+    """What of a :func:`provenance` belongs beside a published measurement: neither paths, nor names, nor a diff."""
+    return {
+        "hardware": {name: value for name, value in origin["hardware"].items() if name != "host"},
+        "versions": origin["versions"],
+        "git": origin["git"] and origin["git"]["sha"],
+        "started": origin["started"],
+    }
+
+
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo") as file:

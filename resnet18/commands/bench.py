@@ -33,7 +33,7 @@ from resnet18.measuring.clock import Nothing, Probe
 from resnet18.measuring.ladder import COMPILED, Ladder, rungs
 from resnet18.measuring.loops import HALF, TRUE, bare, pull, stopped_at_once
 from resnet18.measuring.result import Measured, extra_ms, limited_by
-from resnet18.provenance import provenance
+from resnet18.provenance import measured_with, provenance
 
 ROUNDS = 3
 FEED_S = 0.3  # seconds that the feed alone is measured for at least: a batch of a resident one takes next to none
@@ -256,7 +256,6 @@ class Bench(Program):
                 self.console.print(f"without {rung.name.removeprefix('+ ')}: {rung.missing}", soft_wrap=True)
 
     def _write(self, rows: list[Measured], ladder: list[Measured], limit: str) -> None:
-        origin = provenance(self.config.seed_everything, self.datamodule.split_hash)
         result = {
             "command": shlex.join(["lightning", "bench", *self.arguments]),
             "rounds": ROUNDS,
@@ -269,10 +268,7 @@ class Bench(Program):
             "trainer_extra_ms_a_step": extra_ms(rows[2], rows[1]),
             "ladder": [rung.record() for rung in ladder],
             "limit": limit,
-            "versions": origin["versions"],
-            "hardware": {key: value for key, value in origin["hardware"].items() if key != "host"},
-            "git": origin["git"] and origin["git"]["sha"],
-            "started": origin["started"],
+            **measured_with(provenance(self.config.seed_everything, self.datamodule.split_hash)),
         }
         Path(self.config.json).write_text(json.dumps(result, indent=2) + "\n")
 

@@ -45,17 +45,21 @@ class CIFAR10(ImageDataModule):
     ) -> None:
         super().__init__(val_share=val_share, translate=translate, flip=flip, **kwargs)
         self.root = Path(root).expanduser()
+        self._whole = False  # asked for twice: before a run is opened, and by the Trainer
 
     def prepare_data(self) -> None:
         """Downloads the archive unless it is there, whole, and unpacked."""
+        if self._whole:
+            return
         archive = self.archive
         try:
-            archive(self.root, download=True)
+            archive(self.root, train=False, download=True)  # checks all files, and reads the fewer
         except (OSError, RuntimeError, EOFError) as error:  # no network, a proxy, a full disk, a broken archive
             raise RunError(
                 f"data.root: {archive.__name__} is not in {self.root} and could not be downloaded ({error}). Put "
                 f"{archive.filename} there, from {archive.url}, with the MD5 checksum {archive.tgz_md5}"
             ) from None
+        self._whole = True
 
     def load(self, part: Part) -> Pixels:
         """The images and labels of one part: see :class:`~resnet18.data.base.ImageDataModule`."""
