@@ -18,7 +18,7 @@ COMMANDS = {
     "fit": "train, into a directory of its own under runs/; with --ckpt_path, go on with a run",
     "validate": "score a checkpoint on the validation images",
     "test": "score a checkpoint on the test images",
-    "predict": "write a checkpoint's predictions for the test images to a CSV file",
+    "predict": "write a checkpoint's predictions for the test images, or for --images, to a CSV file",
     "check": "look a configuration over before it trains: data, loss at start, one batch learnt by heart",
     "bench": "measure a configuration on this machine: the feed, the bare loop and the Trainer side by side",
 }

@@ -78,7 +78,7 @@ class Classifier(LightningModule):
         mean: Of each channel, pixels counted from 0 to 1.
         std: Likewise.
         class_names: In the order of the labels.
-        input_size: Channels, height and width of the images trained on.
+        input_size: Channels, height and width of the images it is evaluated on.
 
     Raises:
         ValueError: For a value out of range or a count that does not fit another.
