@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
 from resnet18.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
-from resnet18.checkpoints import BEST, LAST, find_checkpoint, read_checkpoint, run_directory
+from resnet18.checkpoints import find_checkpoint, read_checkpoint, read_resumable, run_directory
 from resnet18.class_paths import refuse_foreign_code
 from resnet18.classifier import Classifier
 from resnet18.data.base import ImageDataModule
@@ -69,8 +69,11 @@ class Arguments(LightningCLI):
         self.checkpoint: dict[str, Any] = {}
         self.stored: dict[str, Any] | None = None
         if places:
-            self.checkpoint_path = find_checkpoint(places[-1], (LAST, BEST) if command == "fit" else (BEST, LAST))
-            self.checkpoint = read_checkpoint(self.checkpoint_path)
+            if command == "fit":
+                self.checkpoint_path, self.checkpoint = read_resumable(places[-1])
+            else:
+                self.checkpoint_path = find_checkpoint(places[-1])
+                self.checkpoint = read_checkpoint(self.checkpoint_path)
             self.stored = self._usable(stored_config(self.checkpoint, self.checkpoint_path))
             if command == "predict" and (images := _values(arguments, "--images")):
                 self.stored["data"] = self._unlabelled(images[-1])

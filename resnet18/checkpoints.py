@@ -6,15 +6,18 @@ Everything is read with ``weights_only=True``: tensors and plain values. A run i
 
 import difflib
 import pickle
+import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from resnet18.errors import RunError
 
-FOLDER, BEST, LAST = "checkpoints", "best.ckpt", "last.ckpt"
+FOLDER, BEST, LAST, PREVIOUS = "checkpoints", "best.ckpt", "last.ckpt", "previous.ckpt"
 CONFIG_KEY = "config"  # where a checkpoint keeps the configuration of its run
 
 
@@ -51,6 +54,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         RunError: For a file that is cut off or is no checkpoint, and for one that carries pickled code.
     """
     try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():  # torch does not look at the checksums that it writes
+                    raise RunError(f"{path} is damaged: {damaged} is not what was written")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "Unsupported global" in str(error) or "weights_only" in str(error).lower():
@@ -59,11 +66,34 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
                 f"{path} carries pickled code{culprit} and was not loaded: a checkpoint holds tensors and plain values"
             ) from None
         raise RunError(f"{path} is not a checkpoint: {_first_line(error)}") from None
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError) as error:
+    except (RuntimeError, EOFError, ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
         raise RunError(f"{path} is cut off or not a checkpoint: {_first_line(error)}") from None
     if not isinstance(content, dict):
         raise RunError(f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict")
     return content
+
+
+def read_resumable(place: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint to go on from, and its content: of a broken ``last.ckpt`` the one before it, with a warning.
+
+    Raises:
+        RunError: Where neither can be read.
+    """
+    path = find_checkpoint(place, (LAST, PREVIOUS, BEST))
+    try:
+        return path, read_checkpoint(path)
+    except RunError as error:
+        previous = path.with_name(PREVIOUS)
+        if path.name != LAST or not previous.is_file():
+            raise
+        content = read_checkpoint(previous)
+        _warn(f"{error}; going on from {PREVIOUS}, step {content.get('global_step', 0):,}")
+        return previous, content
+
+
+@rank_zero_only
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr)
 
 
 def _named_global(message: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace
+from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import WandbLogger
@@ -19,10 +20,12 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from resnet18.arguments import Arguments, say
+from resnet18.callbacks.finite import FiniteLoss
 from resnet18.callbacks.interrupt import GracefulStop, SavingStop
 from resnet18.callbacks.predictions import PredictionTable
 from resnet18.callbacks.progress import EpochLines
 from resnet18.callbacks.seeding import StepSeeding
+from resnet18.checkpoint_files import WholeFiles
 from resnet18.checkpoints import FOLDER, LAST, run_directory
 from resnet18.class_paths import import_object
 from resnet18.data.base import ImageDataModule
@@ -142,12 +145,18 @@ class Program(Arguments):
         """Adds what writes into the run's directory."""
         assert self.directory is not None
         if settings["enable_checkpointing"] is False:
-            callbacks.append(GracefulStop())
+            stop = GracefulStop()
+            callbacks += [FiniteLoss(stop, last=None), stop]
         else:
             best, last = self.config_init["best"], self.config_init["last"]
             best.dirpath = str((self.directory / FOLDER).absolute())
             last.dirpath = self.directory / FOLDER
-            callbacks += [best, last, SavingStop(last)]
+            stop = SavingStop(last)
+            callbacks += [FiniteLoss(stop, last), best, last, stop]
+            plugins = settings["plugins"] or []
+            plugins = plugins if isinstance(plugins, list) else [plugins]
+            if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+                settings["plugins"] = [*plugins, WholeFiles()]
         settings["default_root_dir"] = str(self.directory)
         loggers = settings["logger"] or []
         resume_step = self.checkpoint["global_step"] if self.resumed == self.directory else None
@@ -198,10 +207,18 @@ class Program(Arguments):
                 f"{self.checkpoint_path} holds weights only; go on from {LAST}, or --init_from {self.checkpoint_path}"
             )
         done = self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-        last = self.trainer.max_epochs
-        if last is None or last < 0 or done < last:
+        steps, epochs, most = self.checkpoint["global_step"], self.trainer.max_epochs, self.trainer.max_steps
+        if epochs is not None and 0 <= epochs <= done:
+            how = f"{done} of {epochs} epochs; --trainer.max_epochs {2 * epochs} would go on"
+        elif 0 <= most <= steps:
+            how = f"{steps:,} of {most:,} steps; --trainer.max_steps {2 * most} would go on"
+        elif callback := _stopped_early(self.checkpoint["callbacks"], self.trainer):
+            how = (
+                f"{callback} ended it after {done} epochs; --init_from {self._run_name()} would start a new one from it"
+            )
+        else:
             return False
-        say(f"this run is finished: {done} of {last} epochs; --trainer.max_epochs {2 * last} would go on")
+        say(f"this run is finished: {how}")
         return True
 
     @rank_zero_only
@@ -279,6 +296,15 @@ class Program(Arguments):
         if not path.parent.is_dir():
             raise RunError(f"output: there is no directory {path.parent}")
         return path
+
+
+def _stopped_early(states: dict[str, Any], trainer: Trainer) -> str | None:
+    """The callback that ended a run before its last epoch, and would end it again."""
+    for callback in trainer.early_stopping_callbacks:
+        state = states.get(callback.state_key, {})
+        if state.get("stopped_epoch") or state.get("wait_count", 0) >= callback.patience > 0:
+            return type(callback).__name__
+    return None
 
 
 def _run_id() -> str:

@@ -4,6 +4,9 @@ Lightning keeps them in its loops and sets some of its attributes out of a type 
 of that stands here, once.
 """
 
+import copy
+from typing import Any
+
 from lightning.pytorch import Trainer
 
 
@@ -27,6 +30,48 @@ def at_log_point(trainer: Trainer, step: int) -> bool:
 def at_last_batch(trainer: Trainer) -> bool:
     """Whether the epoch has no batch left after the current one."""
     return trainer.fit_loop.epoch_loop._num_ready_batches_reached()
+
+
+def is_between_steps(trainer: Trainer) -> bool:
+    """Whether the batch has ended an optimizer step: not one of several whose gradients are still being added up."""
+    return not trainer.fit_loop._should_accumulate()
+
+
+def validation_follows(trainer: Trainer) -> bool:
+    """Whether the batch is followed by a validation."""
+    loop: Any = trainer.fit_loop
+    return loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+
+
+def ends_before_its_epoch(trainer: Trainer) -> bool:
+    """Whether the run is to end after this batch, by ``max_steps``, ``max_time`` or a callback, in mid-epoch."""
+    loop: Any = trainer.fit_loop
+    if at_last_batch(trainer):
+        return False
+    return loop.epoch_loop._is_training_done or bool(trainer.should_stop and loop._can_stop_early)
+
+
+def loop_state(trainer: Trainer) -> dict[str, Any]:
+    """The Trainer's counters as a checkpoint keeps them, in a copy."""
+    return copy.deepcopy(trainer.fit_loop.state_dict())
+
+
+def before_validation(loops: dict[str, Any]) -> None:
+    """Sets counters back from the middle of a validation to its start, from where it is run again as a whole.
+
+    A Trainer that finds a validation's first batch begun and not done runs it on resuming. From any later batch it
+    would go on in the middle, without the sums of those before.
+    """
+    for count in loops["epoch_loop.val_loop.batch_progress"].values():
+        if isinstance(count, dict):
+            count.update(ready=1, started=1, processed=0, completed=0)
+
+
+def before_batch(loops: dict[str, Any]) -> None:
+    """Sets counters back from the middle of a training batch to the end of the one before."""
+    for count in loops["epoch_loop.batch_progress"].values():
+        if isinstance(count, dict):
+            count.update(ready=count["completed"], started=count["completed"])
 
 
 def is_dry_run(trainer: Trainer) -> bool:

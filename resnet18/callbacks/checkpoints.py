@@ -15,7 +15,14 @@ from torch import Tensor
 
 from resnet18.checkpoints import BEST, LAST
 from resnet18.classifier import VALIDATION_METRICS
-from resnet18.position import at_last_batch, at_log_point
+from resnet18.position import (
+    at_last_batch,
+    at_log_point,
+    ends_before_its_epoch,
+    is_between_steps,
+    loop_state,
+    validation_follows,
+)
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -44,13 +51,20 @@ class BestCheckpoint(ModelCheckpoint):
             enable_version_counter=False,
         )
 
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        # Lightning forgets the best score where the directory has another path than before: in a run that was moved.
+        best = {str(Path(self.dirpath or "", BEST)): score for score in state_dict["best_k_models"].values()}
+        path = next(iter(best), "")
+        moved = {"dirpath": self.dirpath, "best_k_models": best, "best_model_path": path, "kth_best_model_path": path}
+        super().load_state_dict({**state_dict, **moved})
+
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         equal = current is not None and self.best_model_score is not None and bool(current == self.best_model_score)
         return equal or super().check_monitor_top_k(trainer, current)
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps everything that a run needs to go on, at intervals and at its end.
+    """Keeps everything that a run needs to go on, at intervals and at its end; on several ranks all take part.
 
     Args:
         every_n_steps: Save every so many optimizer steps; off by default.
@@ -60,7 +74,7 @@ class LastCheckpoint(Checkpoint):
     def __init__(self, every_n_steps: int | None = None, every_n_minutes: float | None = 5.0) -> None:
         if every_n_steps is not None and every_n_steps < 1:
             raise ValueError(f"every_n_steps must be at least 1, not {every_n_steps}")
-        if every_n_minutes is not None and every_n_minutes <= 0:
+        if every_n_minutes is not None and not 0 < every_n_minutes < float("inf"):
             raise ValueError(f"every_n_minutes must be above 0, not {every_n_minutes}")
         self.every_n_steps = every_n_steps
         self.interval = timedelta(minutes=every_n_minutes).total_seconds() if every_n_minutes else None
@@ -68,38 +82,62 @@ class LastCheckpoint(Checkpoint):
         self._saved_at = time.monotonic()
         self._saved_step = -1
         self._due = False
+        self._loops: dict[str, Any] | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self.dirpath = trainer.strategy.broadcast(self.dirpath)  # only rank 0 is sure of the run's name
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at = time.monotonic()
         self._saved_step = trainer.global_step
+        self._due, self._loops = False, None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        if not is_between_steps(trainer):  # a checkpoint holds no gradients
+            return
         step = trainer.global_step
-        if self.every_n_steps and step % self.every_n_steps == 0 and step != self._saved_step:
+        if self.every_n_steps and step % self.every_n_steps == 0:
             self._due = True
         if self.interval and at_log_point(trainer, step):
             # Clocks differ between ranks, so rank 0 decides; asking at log points only keeps the question cheap.
             elapsed = time.monotonic() - self._saved_at > self.interval
             self._due |= bool(trainer.strategy.broadcast(elapsed)) if trainer.world_size > 1 else elapsed
-        # A save that falls due on an epoch's last batch waits for the validation that follows: Lightning would resume
-        # from before it and skip it.
-        if self._due and not at_last_batch(trainer):
+        if ends_before_its_epoch(trainer):
+            # Lightning will count the epoch as done; a run that goes on has to train the rest of it.
+            self._loops = loop_state(trainer)
+        elif self._due and not at_last_batch(trainer) and not validation_follows(trainer):
+            # Else it waits for the next step: Lightning would resume behind the validation, without it, and at an
+            # epoch's end what watches a metric (a ReduceLROnPlateau) is still to come.
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._due:
+        if self._due and trainer.num_training_batches == 1:  # no step of such an epoch is not its last
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step != self._saved_step:
-            self.save(trainer)
+            self.save(trainer, self._loops)
 
-    def save(self, trainer: Trainer) -> Path:
-        """Writes the checkpoint, on all ranks together."""
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        if self._loops is not None:
+            checkpoint["loops"]["fit_loop"] = self._loops
+
+    def save(self, trainer: Trainer, loops: dict[str, Any] | None = None) -> Path:
+        """Writes the checkpoint, on all ranks together.
+
+        Args:
+            trainer: Whose run it is.
+            loops: Counters to go on from, where the Trainer's own stand in the middle of something.
+
+        Raises:
+            RunError: Where it can't be written; the one before is untouched.
+        """
         assert self.dirpath is not None
+        self._loops = loops
         path = self.dirpath / LAST
         trainer.save_checkpoint(path, weights_only=False)
+        self._loops = None
         self._saved_at, self._saved_step, self._due = time.monotonic(), trainer.global_step, False
         return path

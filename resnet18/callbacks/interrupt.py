@@ -1,7 +1,12 @@
 """SIGTERM and SIGINT end a run at the next step's end, with a checkpoint and the shell's exit status (143, 130).
 
 Lightning alone saves nothing on SIGTERM and exits 0; on several ranks it broadcasts from inside the signal handler,
-which can hang. Here the handler sets a flag, and the ranks agree on it where they meet anyway.
+which can hang. Here the handler sets a flag, and the ranks agree on it once a step. A validation is broken off, and run
+again from its start when the run goes on.
+
+Under SLURM the signal that asks for a requeue (SIGUSR1, if not told otherwise) does the same, and then has the job
+requeued. Lightning saves inside that signal's handler, in the middle of a step, and into a file that ever after beats
+the one that a resume names.
 """
 
 import signal
@@ -9,13 +14,14 @@ import threading
 from types import FrameType
 from typing import Any
 
+import torch
+from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from resnet18.agreement import Agreement
 from resnet18.callbacks.checkpoints import LastCheckpoint
-from resnet18.position import at_last_batch
-
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+from resnet18.position import at_last_batch, before_validation, is_between_steps, loop_state, validation_follows
 
 
 class Interrupted(BaseException):
@@ -24,50 +30,95 @@ class Interrupted(BaseException):
     Args:
         signum: The signal.
         saved: The checkpoint to go on from, if one could be written.
+        requeue: Whether the signal asks for the job to be queued again.
     """
 
-    def __init__(self, signum: int, saved: str | None) -> None:
-        super().__init__(signum, saved)
-        self.signum, self.saved = signum, saved
+    def __init__(self, signum: int, saved: str | None, requeue: bool = False) -> None:
+        super().__init__(signum, saved, requeue)
+        self.signum, self.saved, self.requeue = signum, saved, requeue
 
 
 class GracefulStop(Callback):
-    """Ends the run at the next step's end; where checkpoints are off."""
+    """Ends the run at the next step's end; where checkpoints are off.
+
+    On several ranks it needs to be told in every step what they agree on: ``agreed``, by
+    :class:`~resnet18.callbacks.finite.FiniteLoss`, which has something to ask all of them too.
+    """
 
     def __init__(self) -> None:
-        self._received: int | None = None
+        self.received = 0
+        """The signal that this rank was sent, if any."""
+        self.agreed = 0
+        """The signal that any rank was sent, as all of them know by now."""
         self._previous: dict[int, Any] = {}
+        self._requeue = 0
+        self._agreement: Agreement | None = None
+        self._shared_batches = 0
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self._received is not None:  # asked twice: at once, and without a checkpoint
+        if self.received:  # asked twice: at once, and without a checkpoint
             raise Interrupted(signum, None)
-        self._received = signum
+        self.received = signum
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.received = self.agreed = 0
+        environment = trainer._accelerator_connector.cluster_environment
+        if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and environment.requeue_signal:
+            self._requeue = int(environment.requeue_signal)
+        if trainer.world_size > 1:
+            # Lightning's own question, which waits for the device in every step, for a flag that is no longer set.
+            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing
+            self._agreement = Agreement(trainer)
         # Lightning has installed its own handlers just before.
         if threading.current_thread() is threading.main_thread():
-            for signum in _SIGNALS:
+            for signum in {int(signal.SIGTERM), int(signal.SIGINT), self._requeue or int(signal.SIGTERM)}:
                 self._previous[signum] = signal.signal(signum, self._handle)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # The last batch of an epoch waits for its validation, as LastCheckpoint does.
-        if not at_last_batch(trainer):
-            self._stop_if_asked(trainer)
+        # Not before a validation, nor at an epoch's last batch, where Lightning has things left to do; see
+        # LastCheckpoint. Every rank sees the same here.
+        if is_between_steps(trainer) and not _waits(trainer):
+            self._stop(trainer, self.agreed if trainer.world_size > 1 else self.received, None)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._stop_if_asked(trainer)
+        if trainer.num_training_batches == 1:  # no step of such an epoch is not its last
+            self._stop(trainer, self.agreed if trainer.world_size > 1 else self.received, None)
 
-    def _stop_if_asked(self, trainer: Trainer) -> None:
-        received = self._received
-        if trainer.world_size > 1:
-            asked = trainer.strategy.reduce_boolean_decision(received is not None, all=False)
-            received = (received or signal.SIGTERM) if asked else None
-        if received is not None:
-            raise Interrupted(received, self._save(trainer))
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if self._agreement is not None:
+            count = torch.tensor(int(sum(trainer.num_val_batches)), device=trainer.strategy.root_device)
+            torch.distributed.all_reduce(count, torch.distributed.ReduceOp.MIN)
+            self._shared_batches = int(count)
 
-    def _save(self, trainer: Trainer) -> str | None:
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        received = self.received
+        if self._agreement is not None:
+            # What was asked a batch ago is known by now. Some ranks may have a batch more than others.
+            received = int(self._agreement.answer()[0]) if 0 < batch_idx < self._shared_batches else 0
+            if batch_idx < self._shared_batches - 1:
+                self._agreement.ask([self.received])
+        if received:
+            loops = loop_state(trainer)
+            before_validation(loops)
+            self._stop(trainer, received, loops)
+
+    def _stop(self, trainer: Trainer, received: int, loops: dict[str, Any] | None) -> None:
+        if received:
+            raise Interrupted(received, self._save(trainer, loops), requeue=received == self._requeue)
+
+    def _save(self, trainer: Trainer, loops: dict[str, Any] | None) -> str | None:
         return None
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -82,6 +133,14 @@ class GracefulStop(Callback):
         self._previous.clear()
 
 
+def _waits(trainer: Trainer) -> bool:
+    return at_last_batch(trainer) or validation_follows(trainer)
+
+
+def _nothing() -> None:
+    pass
+
+
 class SavingStop(GracefulStop, Checkpoint):
     """Saves before it ends the run. A Checkpoint, for Lightning calls these last: the others have then seen the step.
 
@@ -93,5 +152,5 @@ class SavingStop(GracefulStop, Checkpoint):
         super().__init__()
         self.last = last
 
-    def _save(self, trainer: Trainer) -> str | None:
-        return str(self.last.save(trainer))
+    def _save(self, trainer: Trainer, loops: dict[str, Any] | None) -> str | None:
+        return str(self.last.save(trainer, loops))
