@@ -84,6 +84,8 @@ def _run(program: str, command: str, arguments: list[str]) -> int:
         name = signal.Signals(stop.signum).name
         how = f"go on with: {program} fit --ckpt_path {stop.saved}" if stop.saved else "nothing was saved"
         print(f"\n{program} {command}: stopped by {name}; {how}", file=sys.stderr)
+        if stop.requeue:
+            importlib.import_module("resnet18.slurm").requeue()
         return 128 + stop.signum
     return 0
 
