@@ -74,6 +74,16 @@ def before_batch(loops: dict[str, Any]) -> None:
             count.update(ready=count["completed"], started=count["completed"])
 
 
+def step_plateaus_after_resuming(trainer: Trainer) -> None:
+    """Lets a ReduceLROnPlateau have its step at the end of the epoch in which a run goes on.
+
+    Lightning leaves it out there, for the metric might be missing; where the epoch has validated it is not.
+    """
+    watched = {config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau}
+    if watched and watched <= trainer.callback_metrics.keys():
+        trainer.fit_loop._restarting = False
+
+
 def is_dry_run(trainer: Trainer) -> bool:
     """Whether ``fast_dev_run`` is on: nothing is logged or saved then."""
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]

@@ -26,6 +26,29 @@ CONFIG = ROOT / "configs" / "digits.yaml"
 SMALL = ("--model.backbone.width", "8", "--trainer.precision", "32-true")
 """Overrides that make the main configuration a matter of a second an epoch."""
 
+DROPOUT_NET = """
+import torch
+from torch import nn
+
+class WithDropout(nn.Module):
+    # Small and quick, with everything that a resume can get wrong: norm statistics, dropout, momentum.
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.drop = nn.Dropout(0.3)
+        self.fc = nn.Linear(8, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.drop(self.norm(self.conv(x)).relu().mean((2, 3))))
+"""
+DROPOUT_RUN = (
+    *("fit", "--model.backbone", "mynet.WithDropout", "--model.optimizer", "SGD", "--model.optimizer.lr", "0.1"),
+    *("--model.optimizer.momentum", "0.9", "--model.schedule", "resnet18.schedules.WarmupCosine", "--data", "Digits"),
+    *("--data.eval_batch_size", "32", "--trainer.log_every_n_steps", "5", "--trainer.logger", "false"),
+)
+"""A run of that network, in ``./mynet.py``: 20 steps an epoch, logged every 5, and validated in 5 batches."""
+
 
 @dataclass
 class Done:

@@ -21,6 +21,7 @@ from resnet18.position import (
     ends_before_its_epoch,
     is_between_steps,
     loop_state,
+    step_plateaus_after_resuming,
     validation_follows,
 )
 
@@ -57,6 +58,7 @@ class BestCheckpoint(ModelCheckpoint):
         path = next(iter(best), "")
         moved = {"dirpath": self.dirpath, "best_k_models": best, "best_model_path": path, "kth_best_model_path": path}
         super().load_state_dict({**state_dict, **moved})
+        self.current_score = state_dict["current_score"]
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         equal = current is not None and self.best_model_score is not None and bool(current == self.best_model_score)
@@ -88,8 +90,7 @@ class LastCheckpoint(Checkpoint):
         self.dirpath = trainer.strategy.broadcast(self.dirpath)  # only rank 0 is sure of the run's name
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._saved_at = time.monotonic()
-        self._saved_step = trainer.global_step
+        self._saved_at, self._saved_step = time.monotonic(), -1
         self._due, self._loops = False, None
 
     def on_train_batch_end(
@@ -113,6 +114,7 @@ class LastCheckpoint(Checkpoint):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        step_plateaus_after_resuming(trainer)
         if self._due and trainer.num_training_batches == 1:  # no step of such an epoch is not its last
             self.save(trainer)
 
