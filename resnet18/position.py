@@ -67,11 +67,21 @@ def before_validation(loops: dict[str, Any]) -> None:
             count.update(ready=1, started=1, processed=0, completed=0)
 
 
-def before_batch(loops: dict[str, Any]) -> None:
-    """Sets counters back from the middle of a training batch to the end of the one before."""
-    for count in loops["epoch_loop.batch_progress"].values():
-        if isinstance(count, dict):
-            count.update(ready=count["completed"], started=count["completed"])
+def before_step(loops: dict[str, Any], batches_since: int) -> None:
+    """Sets counters back from the middle of an optimizer step to the end of the one before.
+
+    Args:
+        loops: The counters.
+        batches_since: How many batches have been used since then and added their gradients, the current one not
+            counted.
+    """
+    optimizer = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
+    for which in ("total", "current"):
+        batches, steps, zeroed = loops["epoch_loop.batch_progress"], optimizer["step"][which], optimizer["zero_grad"]
+        done = batches[which]["completed"] - batches_since
+        batches[which].update(dict.fromkeys(batches[which], done))
+        steps["ready"] = steps["completed"]
+        zeroed[which].update(dict.fromkeys(zeroed[which], steps["completed"]))
 
 
 def step_plateaus_after_resuming(trainer: Trainer) -> None:

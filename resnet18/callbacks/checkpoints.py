@@ -5,7 +5,6 @@ crash.
 """
 
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,7 +78,7 @@ class LastCheckpoint(Checkpoint):
         if every_n_minutes is not None and not 0 < every_n_minutes < float("inf"):
             raise ValueError(f"every_n_minutes must be above 0, not {every_n_minutes}")
         self.every_n_steps = every_n_steps
-        self.interval = timedelta(minutes=every_n_minutes).total_seconds() if every_n_minutes else None
+        self.interval = 60 * every_n_minutes if every_n_minutes else None
         self.dirpath: Path | None = None  # set by whoever knows the run's directory
         self._saved_at = time.monotonic()
         self._saved_step = -1
@@ -106,8 +105,12 @@ class LastCheckpoint(Checkpoint):
             elapsed = time.monotonic() - self._saved_at > self.interval
             self._due |= bool(trainer.strategy.broadcast(elapsed)) if trainer.world_size > 1 else elapsed
         if ends_before_its_epoch(trainer):
-            # Lightning will count the epoch as done; a run that goes on has to train the rest of it.
-            self._loops = loop_state(trainer)
+            # Lightning will count the epoch as done, and a run that goes on has to train the rest of it. Asked to stop
+            # it also validates once more, of which the run that goes on is to know nothing.
+            if trainer.should_stop:
+                self.save(trainer)
+            else:
+                self._loops = loop_state(trainer)
         elif self._due and not at_last_batch(trainer) and not validation_follows(trainer):
             # Else it waits for the next step: Lightning would resume behind the validation, without it, and at an
             # epoch's end what watches a metric (a ReduceLROnPlateau) is still to come.

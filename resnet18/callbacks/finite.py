@@ -18,7 +18,7 @@ from resnet18.callbacks.checkpoints import LastCheckpoint
 from resnet18.callbacks.interrupt import GracefulStop
 from resnet18.data.order import Order
 from resnet18.errors import RunError
-from resnet18.position import batches_done, before_batch, is_between_steps, loop_state
+from resnet18.position import batches_done, before_step, is_between_steps, loop_state
 
 REPORT = "diverged.json"
 _SHOWN = 8
@@ -79,7 +79,7 @@ class FiniteLoss(Callback):
             rank = trainer.world_size - int(bad)
         torch._foreach_copy_(self._buffers, self._before)
         loops = loop_state(trainer)
-        before_batch(loops)
+        before_step(loops, len(losses) - 1)
         finite = all(bool(parameter.isfinite().all()) for parameter in pl_module.parameters())
         saved = self.last.save(trainer, loops) if self.last is not None and finite else None
         if not trainer.is_global_zero:
