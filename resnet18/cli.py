@@ -6,7 +6,7 @@ A LightningCLI with one directory a run, configurations that come back from chec
 
 import inspect
 import json
-import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import WandbLogger
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -35,11 +36,11 @@ from resnet18.parser import parameter_names
 from resnet18.position import is_dry_run
 from resnet18.profiling import NoProfiler
 from resnet18.provenance import provenance, versions
+from resnet18.ranks import Launcher, loss_of_a_rank, prepare_ranks, rank_prefix
 from resnet18.runs import LATEST, METRICS, create_run, new_run_id, read_metrics, write_config
 from resnet18.trial import try_one_image
 from resnet18.warm_start import start_from
 
-RUN_ID_VARIABLE = "RESNET18_RUN_ID"  # how the ranks that Lightning starts learn the run's name
 STORED = ("experiment", "seed_everything", "model", "data", "trainer", "best", "last", "init_from")
 
 
@@ -57,7 +58,7 @@ class Program(Arguments):
             return
         self.resumed = run_directory(self.checkpoint_path) if self.checkpoint_path else None
         self.experiment = config["experiment"] or self._experiment()
-        self.run_id = _run_id()
+        self.run_id = new_run_id()  # on several ranks rank 0's counts: what writes has it told by that one
         if config["run_dir"]:
             self.directory = Path(config["run_dir"])
             self.run_id = self.directory.name
@@ -156,7 +157,8 @@ class Program(Arguments):
             plugins = settings["plugins"] or []
             plugins = plugins if isinstance(plugins, list) else [plugins]
             if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-                settings["plugins"] = [*plugins, WholeFiles()]
+                # In a thread of its own: the training goes on while the disk is waited for.
+                settings["plugins"] = [*plugins, AsyncCheckpointIO(WholeFiles())]
         settings["default_root_dir"] = str(self.directory)
         loggers = settings["logger"] or []
         resume_step = self.checkpoint["global_step"] if self.resumed == self.directory else None
@@ -166,19 +168,46 @@ class Program(Arguments):
     def _trainer(self, settings: dict[str, Any]) -> Trainer:
         settings["profiler"] = settings["profiler"] or NoProfiler()
         try:
-            return self.trainer_class(**settings)
+            trainer = self.trainer_class(**settings)
         except (TypeError, RuntimeError) as error:  # for a number or kind of devices that is not to be had
             raise UsageError(f"trainer: {error}") from error
+        prepare_ranks(trainer, self._tell_loss)
+        if self.command == "fit" and settings["sync_batchnorm"] and trainer.world_size > 1:
+            device = trainer.strategy.root_device.type
+            if device != "cuda":
+                raise UsageError(f"trainer.sync_batchnorm: torch has it for CUDA only, and the accelerator is {device}")
+        return trainer
 
     def start(self) -> None:
         """Runs the command to its end."""
         try:
             getattr(self, f"_{self.command}")()
+        except RuntimeError as error:
+            lost = loss_of_a_rank(self.trainer, error)
+            if lost is None:
+                raise
+            launcher = self.trainer.strategy.launcher
+            if isinstance(launcher, Launcher) and not launcher.speaks():
+                sys.exit(1)
+            raise RunError(self._go_on(lost)) from error
         finally:
             self.datamodule.teardown(self.command)
             for logger in self.trainer.loggers:
                 if isinstance(logger, WandbLogger) and self.trainer.is_global_zero and logger._experiment is not None:
                     logger.experiment.finish()
+
+    def _go_on(self, lost: str) -> str:
+        """What became of another rank, and what the user can do."""
+        place = self.config_init["last"].dirpath if self.command == "fit" else None
+        if place is None:
+            return lost
+        saved = (place / LAST).exists()
+        return (
+            f"{lost}; go on with: lightning fit --ckpt_path {place.parent}" if saved else f"{lost}; nothing was saved"
+        )
+
+    def _tell_loss(self, lost: str) -> None:
+        print(f"lightning {self.command}: {rank_prefix()}{self._go_on(lost)}", file=sys.stderr, flush=True)
 
     def _fit(self) -> None:
         self.model.run_config = self.record
@@ -305,13 +334,6 @@ def _stopped_early(states: dict[str, Any], trainer: Trainer) -> str | None:
         if state.get("stopped_epoch") or state.get("wait_count", 0) >= callback.patience > 0:
             return type(callback).__name__
     return None
-
-
-def _run_id() -> str:
-    if int(os.environ.get("LOCAL_RANK", 0)) > 0 and RUN_ID_VARIABLE in os.environ:
-        return os.environ[RUN_ID_VARIABLE]
-    os.environ[RUN_ID_VARIABLE] = new_run_id()
-    return os.environ[RUN_ID_VARIABLE]
 
 
 def run(command: str, arguments: list[str]) -> None:
