@@ -72,18 +72,21 @@ def _run(program: str, command: str, arguments: list[str]) -> int:
     own = command not in LIGHTNINGS_OWN
     cli = importlib.import_module(f"resnet18.commands.{command}" if own else "resnet18.cli")
     interrupt = importlib.import_module("resnet18.callbacks.interrupt")
+    ranks = importlib.import_module("resnet18.ranks")
     try:
         cli.run(command, arguments)
     except UsageError as error:
-        print(f"{program} {command}: {error}", file=sys.stderr)
+        if not ranks.rank_prefix():  # the others say the same
+            print(f"{program} {command}: {error}", file=sys.stderr)
         return 2
     except RunError as error:
-        print(f"{program} {command}: {error}", file=sys.stderr)
+        print(f"{program} {command}: {ranks.rank_prefix()}{error}", file=sys.stderr)
         return 1
     except interrupt.Interrupted as stop:
         name = signal.Signals(stop.signum).name
         how = f"go on with: {program} fit --ckpt_path {stop.saved}" if stop.saved else "nothing was saved"
-        print(f"\n{program} {command}: stopped by {name}; {how}", file=sys.stderr)
+        if not ranks.rank_prefix():
+            print(f"\n{program} {command}: stopped by {name}; {how}", file=sys.stderr)
         if stop.requeue:
             importlib.import_module("resnet18.slurm").requeue()
         return 128 + stop.signum

@@ -6,7 +6,6 @@ A LightningCLI with one directory a run, configurations that come back from chec
 
 import inspect
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +35,7 @@ from resnet18.parser import parameter_names
 from resnet18.position import is_dry_run
 from resnet18.profiling import NoProfiler
 from resnet18.provenance import provenance, versions
-from resnet18.ranks import Launcher, loss_of_a_rank, prepare_ranks, rank_prefix
+from resnet18.ranks import ending_together, prepare_ranks
 from resnet18.runs import LATEST, METRICS, create_run, new_run_id, read_metrics, write_config
 from resnet18.trial import try_one_image
 from resnet18.warm_start import start_from
@@ -171,43 +170,20 @@ class Program(Arguments):
             trainer = self.trainer_class(**settings)
         except (TypeError, RuntimeError) as error:  # for a number or kind of devices that is not to be had
             raise UsageError(f"trainer: {error}") from error
-        prepare_ranks(trainer, self._tell_loss)
-        if self.command == "fit" and settings["sync_batchnorm"] and trainer.world_size > 1:
-            device = trainer.strategy.root_device.type
-            if device != "cuda":
-                raise UsageError(f"trainer.sync_batchnorm: torch has it for CUDA only, and the accelerator is {device}")
+        last = self.config_init["last"] if self.command == "fit" else None
+        prepare_ranks(trainer, self.command, last, settings["sync_batchnorm"] is True)
         return trainer
 
     def start(self) -> None:
         """Runs the command to its end."""
         try:
-            getattr(self, f"_{self.command}")()
-        except RuntimeError as error:
-            lost = loss_of_a_rank(self.trainer, error)
-            if lost is None:
-                raise
-            launcher = self.trainer.strategy.launcher
-            if isinstance(launcher, Launcher) and not launcher.speaks():
-                sys.exit(1)
-            raise RunError(self._go_on(lost)) from error
+            with ending_together(self.trainer):
+                getattr(self, f"_{self.command}")()
         finally:
             self.datamodule.teardown(self.command)
             for logger in self.trainer.loggers:
                 if isinstance(logger, WandbLogger) and self.trainer.is_global_zero and logger._experiment is not None:
                     logger.experiment.finish()
-
-    def _go_on(self, lost: str) -> str:
-        """What became of another rank, and what the user can do."""
-        place = self.config_init["last"].dirpath if self.command == "fit" else None
-        if place is None:
-            return lost
-        saved = (place / LAST).exists()
-        return (
-            f"{lost}; go on with: lightning fit --ckpt_path {place.parent}" if saved else f"{lost}; nothing was saved"
-        )
-
-    def _tell_loss(self, lost: str) -> None:
-        print(f"lightning {self.command}: {rank_prefix()}{self._go_on(lost)}", file=sys.stderr, flush=True)
 
     def _fit(self) -> None:
         self.model.run_config = self.record
