@@ -199,6 +199,7 @@ class Program(Arguments):
                 self.model.make_schedule(self.model.make_optimizer(), total_steps=1)
             except (ValueError, TypeError) as error:
                 raise self._blame(error) from error
+            self._compare_data()
             try_one_image(self.model, self.datamodule.input_size, self.trainer.strategy.root_device)
             if not is_dry_run(self.trainer):
                 self._open_run()
@@ -275,7 +276,18 @@ class Program(Arguments):
 
     def _evaluated(self) -> dict[str, Any]:
         self.model.flip_tta = self.config.flip_tta
+        if self.trainer.is_global_zero:
+            self.datamodule.prepare_data()
+            self._compare_data()
         return {"datamodule": self.datamodule, "ckpt_path": self.checkpoint_path, "weights_only": True}
+
+    def _compare_data(self) -> None:
+        """Refuses other data than the checkpoint's, before weights are loaded that may not even fit their classes."""
+        if self.command == "predict" and self.config.images:
+            return
+        for state in self.checkpoint.values():
+            if isinstance(state, dict) and "split_hash" in state:  # under the name of the source, whichever it was
+                self.datamodule.load_state_dict(state)
 
     @rank_zero_only
     def _report(self, stage: str, results: Any) -> None:

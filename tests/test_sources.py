@@ -1,5 +1,6 @@
 """Sources through the real program: folders resident and streamed, CIFAR's archives, and one of the user's own."""
 
+import shutil
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -80,10 +81,29 @@ def test_a_run_that_is_gone_on_with_ends_like_the_unbroken_one(
 
 def test_other_images_than_those_trained_on_are_not_scored(images: Path, lightning) -> None:
     assert lightning(*TINY, "--trainer.max_epochs", 1).status == 0
+    before = resnet18.load_run("runs/imagefolder/latest").data.split_hash
     (images / "train/cat/3.jpg").rename(images / "train/cat/30.jpg")
+    after = resnet18.load_run("runs/imagefolder/latest").data.split_hash
+    assert before != after
+    for command in ("validate", "test"):
+        done = lightning(command, "--ckpt_path", "runs/imagefolder/latest")
+        assert (done.status, len(done.err.splitlines())) == (1, 1)
+        assert f"the checkpoint's split_hash is {before}, that of these data {after}" in done.err
+
+
+def test_other_classes_than_those_trained_on_are_not_scored(images: Path, lightning) -> None:
+    assert lightning(*TINY, "--trainer.max_epochs", 1).status == 0
+    for part in ("train", "test"):
+        (images / part / "cat").rename(images / part / "cow")
+    for command in ("validate", "test"):
+        done = lightning(command, "--ckpt_path", "runs/imagefolder/latest")
+        assert (done.status, len(done.err.splitlines())) == (1, 1)
+        assert "; class 1 is cat there, cow here" in done.err
+    for part in ("train", "test"):
+        shutil.copytree(images / part / "cow", images / part / "sheep")
     done = lightning("test", "--ckpt_path", "runs/imagefolder/latest")
-    assert done.status == 1
-    assert "split_hash" in done.err
+    assert (done.status, len(done.err.splitlines())) == (1, 1)
+    assert "the checkpoint's split_hash is " in done.err
 
 
 def test_a_folder_that_moved_is_named_anew(images: Path, lightning) -> None:

@@ -7,6 +7,7 @@ from the training images; the test images are loaded for ``test`` and ``predict`
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -256,6 +257,11 @@ class ImageDataModule(LightningDataModule, ABC):
         Raises:
             RunError: Where the split or the classes differ: its scores would mean something else.
         """
-        for name, now in self.state_dict().items():
-            if name in state_dict and state_dict[name] != now:
-                raise RunError(f"data: the checkpoint's {name} is {state_dict[name]}, that of these data {now}")
+        now = self.state_dict()
+        if all(state_dict.get(name, value) == value for name, value in now.items()):
+            return
+        pairs = enumerate(zip_longest(state_dict.get("class_names", ()), now["class_names"], fillvalue="missing"))
+        other = [f"; class {number} is {then} there, {here} here" for number, (then, here) in pairs if then != here]
+        then, here = state_dict.get("split_hash"), now["split_hash"]
+        message = f"data: the checkpoint's split_hash is {then}, that of these data {here}"
+        raise RunError(message + "".join(other[:1]))
