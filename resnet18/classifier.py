@@ -8,6 +8,7 @@ Between two log points (``trainer.log_every_n_steps``) nothing waits for the dev
 device too and log once, at their end.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from resnet18.averaging import Averaging
 from resnet18.callbacks.training_log import TrainingLog
 from resnet18.checkpoints import CONFIG_KEY
 from resnet18.compilation import compile_in_place
@@ -36,9 +38,12 @@ from resnet18.optimization import (
     Interval,
     OptimizerCallable,
     ScheduleCallable,
+    check_length,
+    forget_length,
     make_optimizer,
     make_schedule,
     schedule_settings,
+    set_rates,
 )
 
 VALIDATION_METRICS = ("val/loss", "val/top1", "val/top5")
@@ -74,6 +79,8 @@ class Classifier(LightningModule):
             predictions are softmax probabilities, whichever it is.
         backbone_lr_scale: All but the backbone's last layer learn at this multiple of the optimizer's learning rate;
             the logged ``lr`` is the last layer's. A schedule scales both, but a floor such as ``eta_min`` is absolute.
+        ema: Decay of a moving average of the weights, 0 for none, which is then what is scored and saved; see
+            :mod:`resnet18.averaging`.
         num_classes: Width of the logits. The command line takes this and what follows from the data.
         mean: Of each channel, pixels counted from 0 to 1.
         std: Likewise.
@@ -99,6 +106,7 @@ class Classifier(LightningModule):
         cutmix: float = 0.0,
         loss: Loss = "cross_entropy",
         backbone_lr_scale: float = 1.0,
+        ema: float = 0.0,
         *,
         num_classes: int,
         mean: Sequence[float],
@@ -108,12 +116,14 @@ class Classifier(LightningModule):
     ) -> None:
         super().__init__()
         check_loss(loss, label_smoothing)
-        if not backbone_lr_scale > 0:
-            raise ValueError(f"backbone_lr_scale must be above 0, not {backbone_lr_scale}")
+        if not 0 < backbone_lr_scale < math.inf:
+            raise ValueError(f"backbone_lr_scale must be above 0 and finite, not {backbone_lr_scale}")
         if len(mean) != len(std):
             raise ValueError(f"mean has {len(mean)} channels and std {len(std)}")
-        if min(std) <= 0:
-            raise ValueError(f"std must be above 0, not {list(std)}")
+        if not all(map(math.isfinite, mean)):
+            raise ValueError(f"mean must be finite, not {list(mean)}")
+        if not all(0 < value < math.inf for value in std):
+            raise ValueError(f"std must be above 0 and finite, not {list(std)}")
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
         mean, std = [float(value) for value in mean], [float(value) for value in std]  # NumPy's too
@@ -125,6 +135,7 @@ class Classifier(LightningModule):
         self.optimizer, self.schedule, self.schedule_interval = optimizer, schedule, schedule_interval
         self.label_smoothing, self.channels_last, self.compile_backbone = label_smoothing, channels_last, compile
         self.loss, self.backbone_lr_scale = loss, backbone_lr_scale
+        self.averaging = Averaging(ema)
         self.mixing = Mixing(mixup, cutmix, num_classes)
         self.flip_tta = False
         """Let validation, test and prediction average the logits of an image and its mirror image; never in fitting."""
@@ -172,7 +183,7 @@ class Classifier(LightningModule):
             super().__setattr__(name, value)
 
     def configure_callbacks(self) -> list[Callback]:
-        return [TrainingLog()]
+        return [TrainingLog(), self.averaging] if self.averaging.decay else [TrainingLog()]
 
     def setup(self, stage: str) -> None:
         self._fitting = stage == "fit"
@@ -191,6 +202,10 @@ class Classifier(LightningModule):
         if self.channels_last:  # on CUDA the mixed images come out otherwise
             inputs = inputs.contiguous(memory_format=torch.channels_last)
         return training_loss(self.loss, self.backbone(inputs), labels, self.label_smoothing)
+
+    def on_train_start(self) -> None:
+        for config in self.trainer.lr_scheduler_configs:
+            set_rates(config.scheduler)
 
     def on_validation_epoch_start(self) -> None:
         # Every rank has gathered norm statistics of its own since the last forward pass of training. A checkpoint holds
@@ -239,10 +254,13 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer()
-        schedule = self.make_schedule(optimizer, int(self.trainer.estimated_stepping_batches) if self.schedule else 0)
-        if schedule is None:
+        if self.schedule is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": schedule_settings(schedule, self.schedule_interval)}
+        steps = self.trainer.estimated_stepping_batches
+        schedule = make_schedule(self.schedule, optimizer, int(steps) if 0 < steps < math.inf else None)
+        settings = schedule_settings(schedule, self.schedule_interval)
+        check_length(schedule, settings["interval"], steps)
+        return {"optimizer": optimizer, "lr_scheduler": settings}
 
     def make_optimizer(self) -> Optimizer:
         """See :func:`resnet18.optimization.make_optimizer`."""
@@ -258,6 +276,13 @@ class Classifier(LightningModule):
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = plain_values(hyper_parameters)
         if self.run_config is not None:
             checkpoint[CONFIG_KEY] = self.run_config
+        self.averaging.write(checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._fitting:
+            self.averaging.read(checkpoint)
+            for state in checkpoint.get("lr_schedulers", ()):
+                forget_length(state)
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, **kwargs: Any) -> Self:  # type: ignore[override]

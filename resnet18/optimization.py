@@ -11,7 +11,9 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CyclicLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
+
+from resnet18.errors import UsageError
 
 OptimizerCallable = Callable[[Iterable], Optimizer]
 ScheduleCallable = Callable[[Optimizer], LRScheduler]
@@ -74,10 +76,16 @@ def make_optimizer(
     return make(trunk_groups(groups, head, optimizer.defaults["lr"] * trunk_lr_scale))
 
 
-def make_schedule(make: ScheduleCallable, optimizer: Optimizer, total_steps: int) -> LRScheduler:
+def make_schedule(make: ScheduleCallable, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
     """The schedule over an optimizer; one that takes ``total_steps`` and was not told its length is told it here.
 
+    Args:
+        make: Takes the optimizer.
+        optimizer: Made of all groups.
+        total_steps: Optimizer steps in the run; None for a run without an end.
+
     Raises:
+        UsageError: Where the length is missing.
         ValueError: Where the optimizer's groups have rates of their own and the schedule sets others.
     """
     rates = [float(group["lr"]) for group in optimizer.param_groups if "lr" in group]
@@ -92,7 +100,7 @@ def make_schedule(make: ScheduleCallable, optimizer: Optimizer, total_steps: int
     return schedule
 
 
-def _made_with_length(make: ScheduleCallable, optimizer: Optimizer, total_steps: int) -> LRScheduler:
+def _made_with_length(make: ScheduleCallable, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
     given: dict[str, Any] = {}
     made: Any = make
     if isinstance(made, partial):
@@ -101,6 +109,11 @@ def _made_with_length(make: ScheduleCallable, optimizer: Optimizer, total_steps:
         given, made = made.keywords, classes[0] if classes else made.func
     length_given = any(given.get(name) is not None for name in ("total_steps", "epochs"))
     if "total_steps" in inspect.signature(made).parameters and not length_given:
+        if total_steps is None:
+            raise UsageError(
+                "model.schedule takes its length from the run, and this one has no end: give trainer.max_epochs or "
+                "trainer.max_steps, or the schedule its total_steps"
+            )
         make_with_length: Callable[..., LRScheduler] = make
         return make_with_length(optimizer, total_steps=total_steps)
     return make(optimizer)
@@ -119,3 +132,33 @@ def schedule_settings(schedule: LRScheduler, interval: Interval | None) -> dict[
         interval = getattr(schedule, "interval", own)
     watched = {"monitor": "val/loss"} if isinstance(schedule, ReduceLROnPlateau) else {}
     return {"scheduler": schedule, "interval": interval, **watched}
+
+
+def check_length(schedule: LRScheduler, interval: Interval, total_steps: float) -> None:
+    """
+    Raises:
+        UsageError: For a ``OneCycleLR`` that was given fewer steps than the run has, where torch raises in mid-run.
+    """
+    if isinstance(schedule, OneCycleLR) and interval == "step" and schedule.total_steps < total_steps:
+        raise UsageError(
+            f"model.schedule: OneCycleLR was told to take {schedule.total_steps:,} steps and the run has "
+            f"{total_steps:,}; without a total_steps of its own it takes the run's"
+        )
+
+
+def forget_length(state: dict[str, Any]) -> None:
+    """Takes a schedule's length out of its state dict: a run that is made longer has another."""
+    for name in ("total_steps", "_schedule_phases"):  # of torch's OneCycleLR; this project's hold it in a function
+        state.pop(name, None)
+
+
+def set_rates(schedule: LRScheduler) -> None:
+    """Sets the rates of the step that a schedule is at, once it is loaded.
+
+    An optimizer's state brings the rates back that were computed before, of the length that the run had then. Schedules
+    that compute a rate from the one before, and know no length, are left alone.
+    """
+    if isinstance(schedule, LambdaLR | OneCycleLR) and schedule.last_epoch > 0:
+        schedule.last_epoch -= 1
+        schedule.step()
+        schedule._step_count -= 1

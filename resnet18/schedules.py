@@ -45,6 +45,7 @@ class WarmupCosine(StepSchedule):
         self, optimizer: Optimizer, total_steps: int | None = None, warmup: float = 0.05, final: float = 0.0
     ) -> None:
         _check_share("warmup", warmup)
+        _check_factor("final", final)
 
         def shape(done: float) -> float:
             if done < warmup:
@@ -74,6 +75,8 @@ class Triangular(StepSchedule):
         final: float = 0.0,
     ) -> None:
         _check_share("peak", peak)
+        _check_factor("initial", initial)
+        _check_factor("final", final)
 
         def shape(done: float) -> float:
             if done < peak:
@@ -105,6 +108,8 @@ class OneCycle(StepSchedule):
         final: float = 0.0,
     ) -> None:
         _check_share("peak", peak)
+        _check_factor("initial", initial)
+        _check_factor("final", final)
 
         def between(start: float, end: float, share: float) -> float:
             return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
@@ -118,3 +123,8 @@ class OneCycle(StepSchedule):
 def _check_share(name: str, share: float) -> None:
     if not 0 <= share < 1:
         raise ValueError(f"{name} is a share of the run, at least 0 and below 1, not {share}")
+
+
+def _check_factor(name: str, factor: float) -> None:
+    if not 0 <= factor < math.inf:
+        raise ValueError(f"{name} is a factor of the learning rate, at least 0 and finite, not {factor}")

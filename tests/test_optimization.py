@@ -1,4 +1,4 @@
-"""Learning rates of their own for the head and the trunk, under every schedule."""
+"""Learning rates of their own for the head and the trunk, under every schedule, and in runs that are made longer."""
 
 import csv
 from collections.abc import Callable
@@ -23,6 +23,7 @@ from torch.optim.lr_scheduler import (
 
 from resnet18 import Classifier, resnet18
 from resnet18.head import head_name, head_of
+from resnet18.optimization import set_rates
 from resnet18.schedules import OneCycle, Triangular, WarmupCosine
 
 
@@ -86,9 +87,9 @@ def test_at_a_scale_of_one_the_groups_are_those_without() -> None:
         assert len(same) == (2 if "weight_decay" in optimizer.keywords else 1)
 
 
-@pytest.mark.parametrize("scale", [0.0, -0.5, float("nan")])
+@pytest.mark.parametrize("scale", [0.0, -0.5, float("nan"), float("inf")])
 def test_a_scale_that_is_not_above_0_is_refused(scale: float) -> None:
-    with pytest.raises(ValueError, match=f"backbone_lr_scale must be above 0, not {scale}"):
+    with pytest.raises(ValueError, match=f"backbone_lr_scale must be above 0 and finite, not {scale}"):
         make(network(), backbone_lr_scale=scale)
 
 
@@ -161,3 +162,67 @@ def test_the_logged_rate_is_the_heads_and_a_wrong_schedule_ends_before_the_run(l
     content = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     rates = [group["lr"] for group in content["optimizer_states"][0]["param_groups"]]
     assert rates == pytest.approx([0.004, 0.004, 0.0004, 0.0004])
+
+
+def rates_by_hand(schedule: Callable[..., LRScheduler], steps: int) -> list[float]:
+    optimizer = AdamW([nn.Parameter(torch.zeros(1))], lr=0.01)
+    made, rates = schedule(optimizer, total_steps=steps), []
+    for _ in range(steps):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        made.step()
+    return rates
+
+
+FIT = (
+    *("fit", "--config", CONFIG, "--model.backbone.width", "4", "--trainer.precision", "32-true"),
+    *("--data.batch_size", "256", "--trainer.log_every_n_steps", "1", "--trainer.logger", "false"),
+    *("--trainer.max_epochs", "1", "--run_dir", "run", "--model.optimizer.lr", "0.01"),
+)
+ONE_CYCLE = ("--model.schedule", "OneCycleLR", "--model.schedule.max_lr", "0.01")
+
+
+@pytest.mark.parametrize(
+    ("options", "schedule"),
+    [
+        (ONE_CYCLE, partial(OneCycleLR, max_lr=0.01)),
+        (
+            ("--model.schedule.warmup", "0.2", "--model.schedule.final", "0.1"),
+            partial(WarmupCosine, final=0.1, warmup=0.2),
+        ),
+    ],
+    ids=["OneCycleLR", "WarmupCosine"],
+)
+def test_in_a_run_made_longer_the_rate_goes_on_as_over_the_new_length(
+    lightning, options: tuple[str, ...], schedule: Callable[..., LRScheduler]
+) -> None:
+    for arguments in ((*FIT, *options), ("fit", "--ckpt_path", "run", "--trainer.max_epochs", 2)):
+        done = lightning(*arguments)
+        assert done.status == 0, done.err
+    with Path("run", "metrics.csv").open() as file:
+        logged = [float(row["lr"]) for row in csv.DictReader(file) if row["lr"]]
+    expected = [*rates_by_hand(schedule, 5), *rates_by_hand(schedule, 10)[5:]]
+    assert logged == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_length_of_ones_own_that_the_run_outgrows_and_a_run_without_an_end_are_refused(lightning) -> None:
+    assert lightning(*FIT, *ONE_CYCLE, "--model.schedule.total_steps", "6").status == 0
+    before = Path("run", "metrics.csv").read_text()
+    done = lightning("fit", "--ckpt_path", "run", "--trainer.max_epochs", 2)
+    assert done.status == 2
+    assert "model.schedule: OneCycleLR was told to take 6 steps and the run has 10" in done.err
+    assert Path("run", "metrics.csv").read_text() == before
+    done = lightning(*FIT, "--run_dir", "endless", "--trainer.max_epochs", "-1")
+    assert done.status == 2
+    assert "takes its length from the run, and this one has no end: give trainer.max_epochs" in done.err
+
+
+def test_setting_the_rates_of_a_step_changes_nothing_where_they_are_right() -> None:
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=0.4, momentum=0.9)
+    schedule = OneCycleLR(optimizer, max_lr=0.4, total_steps=9)
+    for _ in range(4):
+        optimizer.step()
+        schedule.step()
+        before = schedule.state_dict(), optimizer.state_dict()
+        set_rates(schedule)
+        assert (schedule.state_dict(), optimizer.state_dict()) == before

@@ -112,6 +112,20 @@ def test_a_share_outside_of_0_to_1_is_refused_by_name(
         kind(optimizer(), total_steps=10, **{name: share})
 
 
+@pytest.mark.parametrize("factor", [-0.1, float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [*((kind, "final") for kind in SCHEDULES), (Triangular, "initial"), (OneCycle, "initial")],
+)
+def test_a_factor_that_is_negative_or_no_number_is_refused_by_name(
+    kind: Callable[..., StepSchedule], name: str, factor: float
+) -> None:
+    with pytest.raises(
+        ValueError, match=f"^{name} is a factor of the learning rate, at least 0 and finite, not {factor}$"
+    ):
+        kind(optimizer(), total_steps=10, **{name: factor})
+
+
 @pytest.mark.parametrize("given", [{}, {"total_steps": None}, {"total_steps": 0}, {"total_steps": -3}])
 @pytest.mark.parametrize("kind", SCHEDULES)
 def test_a_missing_or_empty_run_is_refused(kind: Callable[..., StepSchedule], given: dict[str, int | None]) -> None:
