@@ -129,6 +129,11 @@ def prepare_ranks(trainer: Trainer, command: str, last: LastCheckpoint | None, s
             f"trainer.devices × trainer.num_nodes is {devices}, but {starter} started {environment.world_size()}: "
             "one process for each device is wanted"
         )
+    if trainer.num_nodes > 1 and not environment.creates_processes_externally and "MASTER_ADDR" not in os.environ:
+        raise UsageError(
+            f"trainer.num_nodes is {trainer.num_nodes}, and nothing says where the others are: start it with torchrun "
+            "or srun on each, or for this machine alone with --trainer.num_nodes 1"
+        )
     launcher = trainer.strategy.launcher
     if type(launcher) is not _SubprocessScriptLauncher:
         return
