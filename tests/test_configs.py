@@ -1,4 +1,7 @@
-"""Every shipped configuration: it parses, it trains a step, and its header's numbers are those of a stored result."""
+"""Every shipped configuration: it parses, it trains a step, and its header's numbers are those of a stored result.
+
+And every overlay for the machine: it parses on top of one, and those that need no GPU train.
+"""
 
 import json
 import os
@@ -8,11 +11,14 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from conftest import ROOT, archive_of, picture, picture_folder
+import yaml
+from conftest import CONFIG, ROOT, archive_of, picture, picture_folder
 
 from resnet18.data import CIFAR10, CIFAR100
+from resnet18.runs import read_metrics
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+OVERLAYS = sorted((ROOT / "configs" / "trainer").glob("*.yaml"))
 FIELDS = ("command", "expects", "takes", "hardware", "memory", "protocol", "results")
 
 
@@ -88,3 +94,35 @@ def test_a_header_says_what_was_measured(config: Path) -> None:
     assert fields["memory"] == f"{result['peak_memory_gb']:.1f} GB"
     assert str(result["hardware"]["cores"]) in fields["hardware"]
     assert result["config"] == f"configs/{config.name}"
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda overlay: overlay.stem)
+def test_an_overlay_changes_what_it_says_and_no_more(
+    overlay: Path, lightning, capfd: pytest.CaptureFixture[str]
+) -> None:
+    printed = []
+    for options in ((), ("--config", overlay)):
+        with pytest.raises(SystemExit, match=r"^0$"):
+            lightning("fit", "--config", CONFIG, *options, "--print_config")
+        printed.append(yaml.safe_load(capfd.readouterr().out))
+    (before, after), given = printed, yaml.safe_load(overlay.read_text())
+    assert overlay.read_text().startswith("# ")
+    assert f"configs/trainer/{overlay.name}" in overlay.read_text() + (ROOT / "configs" / "slurm.sbatch").read_text()
+    assert after == before | given | {"trainer": before["trainer"] | given["trainer"]}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda overlay: overlay.stem)
+def test_with_an_overlay_a_run_goes_to_its_end(overlay: Path, lightning, tmp_path: Path) -> None:
+    here = ("--trainer.accelerator", "cpu", "--trainer.devices", "1", "--trainer.num_nodes", "1")
+    short = ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2", "--trainer.logger", "false")
+    done = lightning(
+        "fit",
+        *("--config", CONFIG, "--config", overlay, "--model.backbone.width", "8"),
+        *(() if overlay.stem == "debug" else short),
+        *(here if overlay.stem in ("gpu", "ddp", "slurm") else ()),
+    )
+    assert done.status == 0, done.err
+    run = tmp_path / "runs" / ("debug" if overlay.stem == "debug" else "digits") / "latest"
+    steps = [row["step"] for row in read_metrics(run) if "train/loss" in row]
+    assert steps == ([0, 1, 2, 3, 4, 5] if overlay.stem == "debug" else [])
+    assert (run / "checkpoints" / "last.ckpt").is_file()

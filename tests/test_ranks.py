@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -65,7 +64,10 @@ RUN = (
 )
 STEPS = 60
 PAIR = ("--data.batch_size", "32", "--trainer.devices", "2", "--trainer.strategy", "ddp")
-NODES = ("--data.batch_size", "32", "--trainer.devices", "1", "--trainer.num_nodes", "2", "--trainer.strategy", "ddp")
+NODES = (
+    *("--data.batch_size", "32", "--trainer.devices", "1", "--trainer.num_nodes", "2"),
+    *("--trainer.strategy", "DDPStrategy", "--trainer.strategy.gradient_as_bucket_view", "true"),
+)
 QUIET = ("--trainer.logger", "false")
 
 
@@ -118,7 +120,7 @@ def assert_all_ended(place: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The place of a run on two nodes, started by torchrun, which names the run itself."""
     place = tmp_path_factory.mktemp("unbroken")
     (place / "mine.py").write_text(MINE)

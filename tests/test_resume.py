@@ -1,7 +1,6 @@
 """Runs that are killed, stopped, or spread over ranks, through the real program."""
 
 import csv
-import json
 import signal
 import subprocess
 import time
@@ -10,10 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import CONFIG, start
-
-import resnet18
-from resnet18.data import Pixels
+from conftest import start
 
 NET = """
 import torch
@@ -37,7 +33,6 @@ RUN = (
     *("--trainer.max_epochs", "4", "--trainer.log_every_n_steps", "5", "--trainer.logger", "false"),
     *("--last.every_n_steps", "7", "--run_dir", "run"),
 )
-TWO_RANKS = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu")
 
 
 def last(directory: Path) -> dict:
@@ -126,48 +121,3 @@ def test_a_resumed_run_keeps_its_wandb_run(lightning, tmp_path: Path) -> None:
     assert len(parts) == 2
     assert {file.name for part in parts for file in part.glob("*.wandb")} == {"run-run.wandb"}  # one id
     assert yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["trainer"]["max_epochs"] == 2
-
-
-def test_two_ranks_train_as_one_and_score_every_image_once(lightning, tmp_path: Path) -> None:
-    small = ("--config", CONFIG, "--model.backbone.width", "4", "--trainer.precision", "32-true")
-    process = start(
-        ["fit", *small, *TWO_RANKS, "--data.batch_size", "32", "--trainer.max_epochs", "1", "--run_dir", "run"],
-        tmp_path,
-    )
-    out, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
-    assert out.count("epoch 1/1") == 1
-    run = tmp_path / "run"
-    assert len(list((run / "wandb").glob("offline-run-*"))) == 1
-    row = next(row for row in csv.DictReader((run / "metrics.csv").open()) if row["val/top1"])
-    model, data = resnet18.load_run(run).model, resnet18.load_run(run).data
-    data.setup("validate")
-    assert isinstance(data.val, Pixels)
-    with torch.no_grad():
-        logits = model(data.val.images.permute(0, 3, 1, 2))
-    hits = (logits.argmax(1) == data.val.labels).sum().item()
-    assert len(data.val.labels) % 2 == 1  # a padded sampler would count an image twice
-    assert round(float(row["val/top1"]) * len(data.val.labels), 3) == hits
-    assert float(row["val/loss"]) == pytest.approx(
-        torch.nn.functional.cross_entropy(logits, data.val.labels).item(), rel=1e-5
-    )
-    process = start(["test", "--ckpt_path", "run"], tmp_path)  # on two ranks, as it was trained
-    _, err = process.communicate(timeout=200)
-    assert process.returncode == 0, err
-    two = json.loads((run / "test.json").read_text())
-    assert lightning("test", "--ckpt_path", "run", "--trainer.devices", "1", "--trainer.strategy", "auto").status == 0
-    one = json.loads((run / "test.json").read_text())
-    assert two["test/top1"] == one["test/top1"]
-    assert two["test/top5"] == one["test/top5"]
-    assert two["test/loss"] == pytest.approx(one["test/loss"], rel=1e-6)
-
-
-def test_two_ranks_stop_together_on_sigterm(tmp_path: Path) -> None:
-    (tmp_path / "mynet.py").write_text(SLOWED)
-    process = start([*RUN, *TWO_RANKS, "--trainer.max_epochs", "40"], tmp_path)
-    stop_at(process, tmp_path / "run", 9, signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 143, err
-    assert last(tmp_path / "run")["global_step"] >= 10
-    ranks = subprocess.run(["pgrep", "-f", "mynet.WithDropout.*--trainer.devices 2"], capture_output=True, text=True)
-    assert not ranks.stdout
