@@ -11,6 +11,8 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from resnet18.errors import RunError
+
 ONLINE_TIMEOUT_S = "10"
 
 
@@ -34,8 +36,10 @@ class MetricsFile(Logger):
         if resume_step is not None and path.exists():
             with path.open(newline="") as file:
                 reader = csv.DictReader(file)
-                # Lightning counts logged steps from 0: a checkpoint after step n has logged 0…n-1.
-                self._rows = [row for row in reader if int(row["step"] or 0) < resume_step]
+                # Lightning counts logged steps from 0: a checkpoint after step n has logged 0…n-1. A row that a power
+                # cut has torn lacks columns.
+                whole = (row for row in reader if None not in row.values())
+                self._rows = [row for row in whole if int(row["step"] or 0) < resume_step]
                 self._columns = list(reader.fieldnames or self._columns)
 
     @property
@@ -51,6 +55,13 @@ class MetricsFile(Logger):
         """Nothing: the run's ``config.yaml`` has them."""
 
     @rank_zero_only
+    def save(self) -> None:
+        """Forces the rows to the disk, for a checkpoint that counts on them."""
+        if self._written:
+            with self.path.open("rb") as file:
+                os.fsync(file.fileno())
+
+    @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         row = {
             "step": str(step if step is not None else ""),
@@ -59,6 +70,12 @@ class MetricsFile(Logger):
         if "epoch" in metrics:
             row["epoch"] = str(int(metrics["epoch"]))
         self._rows.append(row)
+        try:
+            self._write(row)
+        except OSError as error:
+            raise RunError(f"{self.path} can't be written: {error.strerror}") from None
+
+    def _write(self, row: dict[str, str]) -> None:
         new = [name for name in row if name not in self._columns]
         if new or not self._written:
             self._columns += new

@@ -15,7 +15,6 @@ import yaml
 from conftest import CONFIG, SMALL, start
 
 import resnet18
-from resnet18.loggers import MetricsFile
 
 SHORT = (*SMALL, "--trainer.max_epochs", "1", "--trainer.logger", "false")
 
@@ -262,17 +261,3 @@ def test_the_compiled_backbone_keeps_its_names(lightning, tmp_path: Path, monkey
     assert "backbone.layer1.0.conv1.weight" in compiled
     assert not [name for name in compiled if "_orig_mod" in name]
     assert lightning("test", "--ckpt_path", "run").status == 0
-
-
-def test_metrics_file_goes_on_from_the_step_it_resumes_at(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.csv"
-    first = MetricsFile(path)
-    for step in range(3):
-        first.log_metrics({"epoch": 0, "train/loss": 1.5}, step)
-    first.log_metrics({"epoch": 0, "val/loss": 2.0}, 2)  # a new column, in rows that are already written
-    second = MetricsFile(path, resume_step=2)
-    second.log_metrics({"epoch": 0, "train/loss": 0.5}, 2)
-    rows = list(csv.DictReader(path.open()))
-    assert [(row["step"], row["train/loss"], row["val/loss"]) for row in rows] == [
-        *(("0", "1.5", ""), ("1", "1.5", ""), ("2", "0.5", ""))
-    ]

@@ -141,6 +141,8 @@ class LastCheckpoint(Checkpoint):
         """
         assert self.dirpath is not None
         self._loops = loops
+        for logger in trainer.loggers:
+            logger.save()
         path = self.dirpath / LAST
         trainer.save_checkpoint(path, weights_only=False)
         self._loops = None
