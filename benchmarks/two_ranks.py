@@ -11,6 +11,7 @@ On CPUs gloo is there for tests; a GPU each over NCCL is what several ranks are 
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
@@ -64,7 +65,7 @@ def scores(ranks: str, run: str, cwd: str) -> dict[str, float]:
     """What both commands say of a run's best checkpoint; the batches are such that one rank has one more of them."""
     shown = lightning(ranks, "validate", "--ckpt_path", run, "--data.eval_batch_size", 71, cwd=cwd)
     words = next(line for line in shown.splitlines() if line.startswith("val/")).split()
-    found = {name: float(value) for name, value in zip(words, words[1:], strict=False) if name.startswith("val/")}
+    found = {name: float(value) for name, value in itertools.pairwise(words) if name.startswith("val/")}
     lightning(ranks, "test", "--ckpt_path", run, "--data.eval_batch_size", 179, cwd=cwd)
     tested = json.loads(Path(cwd, run, "test.json").read_text())
     return found | {name: value for name, value in tested.items() if name.startswith("test/")}
