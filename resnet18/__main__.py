@@ -90,6 +90,11 @@ def _run(program: str, command: str, arguments: list[str]) -> int:
         if stop.requeue:
             importlib.import_module("resnet18.slurm").requeue()
         return 128 + stop.signum
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes an exit of the one
+        if not any(isinstance(one, KeyboardInterrupt) for one in (stop, stop.__context__)):
+            raise
+        print(f"\n{program} {command}: stopped by SIGINT", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
 
 

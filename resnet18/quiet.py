@@ -17,6 +17,7 @@ _NOTICES = (
     "Restoring states",
     "Restored all states",
     "Loaded model weights",
+    "Detected KeyboardInterrupt",
 )
 
 

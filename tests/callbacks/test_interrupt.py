@@ -30,6 +30,9 @@ class Signal(Callback):
         if not self.validation:
             self.hit(trainer, batch_idx)
 
+    def on_test_start(self, trainer, *arguments) -> None:
+        signal.raise_signal(self.signum)
+
     def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
         if self.validation:
             self.hit(trainer, batch_idx)
@@ -100,6 +103,12 @@ def test_without_checkpoints_there_is_nothing_to_go_on_from(lightning) -> None:
     done = lightning(*RUN, "--run_dir", "run", "--trainer.enable_checkpointing", "false", *signalled(epoch=0, batch=4))
     assert done.status == 143
     assert "stopped by SIGTERM; nothing was saved" in done.err
+
+
+def test_where_nothing_trains_an_interrupt_is_a_line(lightning) -> None:
+    assert lightning(*RUN, "--run_dir", "run", *signalled(epoch=99, batch=0, signum=2)).status == 0
+    done = lightning("test", "--ckpt_path", "run")
+    assert (done.status, done.err) == (130, "\nlightning test: stopped by SIGINT\n")
 
 
 @pytest.mark.parametrize("refused", [False, True])
