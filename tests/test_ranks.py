@@ -12,10 +12,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, start
+from conftest import ROOT, picture_folder, start
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 import resnet18
+from resnet18.backbone import ResNet
 from resnet18.data import Pixels
+from resnet18.data.augment import Augmentation
+from resnet18.data.files import Files, Geometry
+from resnet18.data.streamed import StreamedTrainLoader
+from resnet18.optimization import NORMS, decay_groups
 
 MINE = """
 import json, os, time, zlib
@@ -160,6 +166,22 @@ def test_two_ranks_see_in_every_step_what_one_sees_in_a_batch_of_twice_the_size(
     assert len(one) == 40
     assert [images[0::2] for images in one] == pair[0]
     assert [images[1::2] for images in one] == pair[1]
+
+
+def test_two_ranks_stream_in_every_step_what_one_streams(tmp_path: Path) -> None:
+    picture_folder(tmp_path, each=10)
+    names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*.jpg"))
+    files = Files(tmp_path, names, torch.arange(len(names)))
+
+    def batches(size: int, **ranks: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return list(StreamedTrainLoader(files, size, 3, Geometry(16, 16), Augmentation(flip=True), **ranks))
+
+    one, pair = batches(4), [batches(2, rank=rank, world_size=2) for rank in range(2)]
+    assert len(one) == 5
+    for (images, labels), *shares in zip(one, *pair, strict=True):
+        for rank, (rank_images, rank_labels) in enumerate(shares):
+            assert torch.equal(images[rank::2], rank_images)  # augmented alike, too
+            assert torch.equal(labels[rank::2], rank_labels)
 
 
 def test_two_ranks_score_every_image_once(unbroken: Path, lightning, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -326,9 +348,6 @@ def test_norm_layers_share_nothing_on_cpus(started_by_torchrun, lightning, tmp_p
 
 
 def test_norm_layers_that_share_are_named_spared_and_frozen_as_the_others() -> None:
-    from resnet18.backbone import ResNet
-    from resnet18.optimization import NORMS, decay_groups
-
     plain = ResNet(num_classes=10, width=8)
     shared = torch.nn.SyncBatchNorm.convert_sync_batchnorm(ResNet(num_classes=10, width=8))
     norms = [part for part in shared.modules() if isinstance(part, torch.nn.SyncBatchNorm)]
@@ -342,8 +361,6 @@ def test_norm_layers_that_share_are_named_spared_and_frozen_as_the_others() -> N
 
 @pytest.mark.parametrize(("rank", "told"), [(0, True), (1, False)])
 def test_a_wrong_configuration_is_told_once(rank: int, told: bool, lightning, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning.fabric.utilities.rank_zero import rank_zero_only
-
     monkeypatch.setattr(rank_zero_only, "rank", rank)
     done = lightning("fit", "--model.bckbone", "x")
     assert done.status == 2
@@ -351,8 +368,6 @@ def test_a_wrong_configuration_is_told_once(rank: int, told: bool, lightning, mo
 
 
 def test_another_rank_says_which_it_is(lightning, monkeypatch: pytest.MonkeyPatch) -> None:
-    from lightning.fabric.utilities.rank_zero import rank_zero_only
-
     monkeypatch.setattr(rank_zero_only, "rank", 3)
     done = lightning("test", "--ckpt_path", "nowhere")
     assert done.status == 1
