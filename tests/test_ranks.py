@@ -173,8 +173,9 @@ def test_two_ranks_stream_in_every_step_what_one_streams(tmp_path: Path) -> None
     names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*.jpg"))
     files = Files(tmp_path, names, torch.arange(len(names)))
 
-    def batches(size: int, **ranks: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        return list(StreamedTrainLoader(files, size, 3, Geometry(16, 16), Augmentation(flip=True), **ranks))
+    def batches(size: int, rank: int = 0, world_size: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        geometry, flip = Geometry(16, 16), Augmentation(flip=True)
+        return list(StreamedTrainLoader(files, size, 3, geometry, flip, rank=rank, world_size=world_size))
 
     one, pair = batches(4), [batches(2, rank=rank, world_size=2) for rank in range(2)]
     assert len(one) == 5
