@@ -35,7 +35,7 @@ def timed(hook: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
 
 def train(guarded: bool) -> dict[str, float]:
     """One run: seconds from the first step to the end of training, and of these within the callbacks concerned."""
-    from lightning.pytorch import Callback, Trainer
+    from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.callbacks import Checkpoint
 
     from resnet18.callbacks.finite import FiniteLoss
@@ -43,10 +43,10 @@ def train(guarded: bool) -> dict[str, float]:
     from resnet18.cli import Program
 
     class Clock(Callback):
-        def on_train_start(self, trainer: Trainer, *arguments: Any) -> None:
+        def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
             self.began = time.perf_counter()
 
-        def on_train_end(self, trainer: Trainer, *arguments: Any) -> None:
+        def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
             self.took = time.perf_counter() - self.began
 
     clock, spent, saving = Clock(), list[float](), list[float]()

@@ -191,7 +191,7 @@ def differences(one: Path, other: Path) -> list[str]:
     found = [
         f"{name}{where}"
         for name in ("last.ckpt", "best.ckpt")
-        for where in _unlike(*(_content(run / "checkpoints" / name) for run in (one, other)))
+        for where in _unlike(_content(one / "checkpoints" / name), _content(other / "checkpoints" / name))
     ]
     rows, others = (_rows(run) for run in (one, other))
     if len(rows) != len(others):

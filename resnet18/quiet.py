@@ -18,6 +18,9 @@ _NOTICES = (
     "Restored all states",
     "Loaded model weights",
     "Detected KeyboardInterrupt",
+    "Initializing distributed",
+    "----",  # a box about the number of processes
+    "[rank:",
 )
 
 
@@ -28,9 +31,9 @@ def _wanted(record: logging.LogRecord) -> bool:
 def quieten() -> None:
     """Filters the process's logging and warnings; meant to be called before Lightning is imported."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning 2.6 calls what version 5 will drop
-    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.rank_zero"):
-        logging.getLogger(name).addFilter(_wanted)
-    logging.getLogger("lightning.fabric.utilities.seed").addFilter(_wanted)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_wanted)
+    for name in ("rank_zero", "seed", "distributed"):
+        logging.getLogger(f"lightning.fabric.utilities.{name}").addFilter(_wanted)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # torch ≥ 2.14, in Lightning
     # The loaders here begin where the Trainer's counters say, without a state of their own.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # on resuming
