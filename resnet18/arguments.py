@@ -18,9 +18,12 @@ from resnet18.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from resnet18.checkpoints import find_checkpoint, read_checkpoint, read_resumable, run_directory
 from resnet18.class_paths import refuse_foreign_code
 from resnet18.classifier import Classifier
+from resnet18.config_files import LINKED, check_class_at, check_file, leaves, read_yaml, shown, without_numbers
+from resnet18.config_values import refused_values
 from resnet18.data.base import ImageDataModule
 from resnet18.errors import RunError, UsageError
-from resnet18.parser import KeyedError, Parser, explain, hint, leaves, read_yaml, shown
+from resnet18.names import hint
+from resnet18.parser import KeyedError, MissingError, Parser, explain
 from resnet18.runs import stored_config
 
 FIT_ONLY = ("best", "last", "experiment", "init_from", "run_dir")
@@ -63,6 +66,10 @@ class Arguments(LightningCLI):
             for key in content:
                 if key not in GROUPS:
                     raise UsageError(f"{path}: {key}: there is no such key{hint(str(key), GROUPS)}")
+            check_file(content, str(path))
+        for argument in arguments:
+            if source := LINKED.get(shown(argument.partition("=")[0].removeprefix("--"))):
+                raise UsageError(f"{argument} can't be given; it is taken from {source}")
         places = [content["ckpt_path"] for content in contents if content.get("ckpt_path")]
         places += _values(arguments, "--ckpt_path")
         self.checkpoint_path: Path | None = None
@@ -154,16 +161,21 @@ class Arguments(LightningCLI):
         try:
             self.config = parser.parse_args(args)
         except KeyedError as error:
-            raise UsageError(f"{self._culprit(error.key)}{error}") from None
+            culprit = self._culprit(error.key)
+            if isinstance(error, MissingError):
+                if not error.key and self.config_paths:
+                    culprit = f"{', '.join(map(str, self.config_paths))}: "
+                raise UsageError(f"{culprit}{error}; see configs/") from None
+            if error.unclear and culprit:
+                path = culprit.removesuffix(": ")
+                check_class_at(read_yaml(Path(path)), path, error.key)
+            raise UsageError(f"{culprit}{error}") from None
         try:
             refuse_foreign_code(self.config, self._source())
         except RunError as error:
             raise error if self.checkpoint_path else UsageError(str(error)) from None
-        for key, value in leaves(self.config):
-            if key.endswith("monitor") and str(value).startswith("test/"):
-                raise UsageError(
-                    f"{self._culprit(key)}{shown(key)}: {value} would choose by the test images; monitor a val/ metric"
-                )
+        for key, told in refused_values(self.config):
+            raise UsageError(f"{self._culprit(key)}{shown(key)}: {told}")
         if self.stored is not None:
             self._compare(parser.parse_object(self.stored))
 
@@ -173,28 +185,37 @@ class Arguments(LightningCLI):
 
     def _culprit(self, key: str) -> str:
         """The configuration file that a key comes from, as the start of a sentence; nothing for the command line."""
-        key = shown(key)
+        key = without_numbers(shown(key))
         options = [shown(argument.partition("=")[0].lstrip("-")) for argument in self.arguments]
         if not key or any(option == key or (option and key.startswith(f"{option}.")) for option in options):
             return ""
         for path in reversed(self.config_paths):
             for leaf, _ in leaves(read_yaml(path)):
-                if f"{shown(leaf)}.".startswith(f"{key}."):
+                if f"{without_numbers(shown(leaf))}.".startswith(f"{key}."):
                     return f"{path}: "
         return ""
 
     def _blame(self, error: Exception) -> UsageError:
         """An error that a value met when it was used, with the key that the message is about and its file."""
-        told = explain(str(error), ())
-        words = re.findall(r"\w+", str(told))
-        named = {
-            words.index(key.rpartition(".")[2]): key
-            for key, _ in leaves(self.config)
-            if key.rpartition(".")[2] in words and key.startswith(("model.", "data.", "trainer.", "last.", "best."))
+        told = str(explain(str(error), ()))
+        words = re.findall(r"\w+", told.replace("Invalid learning rate", "lr"))
+        keys = {
+            key: value
+            for key, value in leaves(self.config)
+            if key.startswith(("model.", "data.", "trainer.", "last.", "best."))
         }
-        key = named[min(named)] if named else ""
+        named = [key for key in keys if key.rpartition(".")[2] in words]
+        # Several classes may have an argument of that name: the message most often ends in the value.
+        exact = [key for key in named if re.search(rf"(?:not|got|:) '?{re.escape(str(keys[key]))}\b", told)]
+        if isinstance(error, ZeroDivisionError):
+            named = [key for key, value in keys.items() if value == 0 and key.startswith("model.schedule.")]
+            told = f"must not be 0: {told}"
+        elif not named:  # a message of Lightning's may name the value alone
+            named = [key for key, value in keys.items() if isinstance(value, str) and value in words]
+        places = {key: words.index(last) for key in exact or named if (last := key.rpartition(".")[2]) in words}
+        key = min(places, key=places.__getitem__) if places else next(iter(named), "")
         name = f"{shown(key)}: " if key else ""
-        return UsageError(f"{self._culprit(key)}{name}{str(told).removeprefix(name)}")
+        return UsageError(f"{self._culprit(key)}{name}{told.removeprefix(name)}")
 
     def _compare(self, stored: Namespace) -> None:
         before, now = dict(leaves(stored)), dict(leaves(self.config))
@@ -225,7 +246,9 @@ class Arguments(LightningCLI):
 
 def _whole_number(seed: Any) -> int:
     if isinstance(seed, bool):
-        raise ValueError("seed_everything must be a whole number: a run is repeated by its seed")
+        raise ValueError("expected a whole number: a run is repeated by its seed")
+    if not 0 <= seed < 2**32:
+        raise ValueError(f"expected a whole number from 0 to {2**32 - 1}, not {seed}")
     return seed
 
 

@@ -31,16 +31,19 @@ from resnet18.class_paths import import_object
 from resnet18.data.base import ImageDataModule
 from resnet18.errors import RunError, UsageError
 from resnet18.loggers import MetricsFile, start_wandb, wandb_without_questions
-from resnet18.parser import parameter_names
+from resnet18.parser import KeyedError, parameter_names
 from resnet18.position import is_dry_run
 from resnet18.profiling import NoProfiler
 from resnet18.provenance import provenance, versions
 from resnet18.ranks import ending_together, prepare_ranks
 from resnet18.runs import LATEST, METRICS, create_run, new_run_id, read_metrics, write_config
-from resnet18.trial import try_one_image
+from resnet18.trial import try_one_image, try_schedule
 from resnet18.warm_start import start_from
 
 STORED = ("experiment", "seed_everything", "model", "data", "trainer", "best", "last", "init_from")
+
+# What Lightning takes without looking, to divide by zero or do nothing later.
+LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
 
 
 class Program(Arguments):
@@ -91,7 +94,10 @@ class Program(Arguments):
             )
         parser = ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(ImageDataModule, "data")
-        data = parser.instantiate(Namespace(data=self.config.data)).data
+        try:
+            data = parser.instantiate(Namespace(data=self.config.data)).data
+        except ValueError as error:
+            raise self._blame(error) from error
         place = "init_args" if named else "dict_kwargs"
         given = backbone.get(place) or Namespace()
         backbone[place] = Namespace({**vars(given), "num_classes": data.num_classes})
@@ -121,7 +127,15 @@ class Program(Arguments):
         wandb_without_questions()
         try:
             super().instantiate_classes()
-        except (ValueError, MisconfigurationException) as error:
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise self._blame(error) from error
+        if self.command != "fit":
+            return
+        try:  # before the data are touched, which may take a download
+            try_schedule(self.model)
+        except KeyedError as error:
+            raise UsageError(f"{self._culprit(error.key)}{error}") from None
+        except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
             raise self._blame(error) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -165,11 +179,17 @@ class Program(Arguments):
         settings["logger"] = [*(loggers if isinstance(loggers, list) else [loggers]), metrics]
 
     def _trainer(self, settings: dict[str, Any]) -> Trainer:
+        for name in ("max_epochs", "max_steps"):
+            if settings[name] == 0 and self.command == "fit":
+                raise ValueError(f"{name} must be at least 1, or -1 for no end, not 0")
+        for name, least in LEAST.items():
+            if settings[name] is not None and settings[name] < least:
+                raise ValueError(f"{name} must be at least {least}, not {settings[name]}")
         settings["profiler"] = settings["profiler"] or NoProfiler()
         try:
             trainer = self.trainer_class(**settings)
         except (TypeError, RuntimeError) as error:  # for a number or kind of devices that is not to be had
-            raise UsageError(f"trainer: {error}") from error
+            raise self._blame(error) from error
         last = self.config_init["last"] if self.command == "fit" else None
         prepare_ranks(trainer, self.command, last, settings["sync_batchnorm"] is True)
         return trainer

@@ -4,28 +4,40 @@ An error says which key is at fault, what was expected, and the nearest right na
 of this but the last, between dumps of types and values.
 """
 
-import difflib
 import importlib
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import ArgumentParser
 from lightning.pytorch.cli import LightningArgumentParser
 
 from resnet18.class_paths import KINDS, import_object
+from resnet18.config_files import CLASS_KEYS, shown
 from resnet18.errors import UsageError
+from resnet18.names import hint
 
 _WIDTH = 240
 
 
 class KeyedError(UsageError):
-    """A usage error and the dotted key it is about, if that is known."""
+    """A usage error and the dotted key it is about, if that is known.
+
+    ``unclear`` is set where the parser says no more than that this is no class that it could make.
+    """
+
+    unclear = False
 
     def __init__(self, key: str, text: str) -> None:
         super().__init__(f"{shown(key)}: {text}" if key else text)
+        self.key = key
+
+
+class MissingError(KeyedError):
+    """Required keys that nothing gives; ``key`` is the class that they belong to, if it is one's."""
+
+    def __init__(self, key: str, names: list[str]) -> None:
+        super().__init__("", f"{', '.join(shown(f'{key}.{name}'.lstrip('.')) for name in names)} must be given")
         self.key = key
 
 
@@ -48,11 +60,6 @@ class Parser(LightningArgumentParser):
         raise explain(message, options)
 
 
-def shown(key: str) -> str:
-    """A dotted key as one would type it."""
-    return key.replace(".init_args", "")
-
-
 def explain(message: str, options: Iterable[str]) -> KeyedError:
     """What an error message of jsonargparse says, in a line or two.
 
@@ -63,18 +70,19 @@ def explain(message: str, options: Iterable[str]) -> KeyedError:
     message = message.replace("\x1b[0m", "")
     key = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
-        name = f"{found[1]}.{found[2]}"
-        return KeyedError(name, "there is no such key" + hint(name, options))
+        return _unknown_key(f"{found[1]}.{found[2]}", options)
     if found := re.search(r"unrecognized arguments: -*([^\s=]+)", message):
         return KeyedError("", f"there is no option {found[1]}" + hint(found[1], options))
     if found := re.search(r"does not accept option '([\w.]+)'", message):
-        return KeyedError(found[1], "there is no such key" + hint(found[1], options))
+        return _unknown_key(found[1], options)
     if found := re.search(r"Option '([\w.]+)' is not accepted", message):
         path = re.search(r"class_path[ =]'([\w.]+)'", message)
         name = f"{key}.{found[1]}" if key else found[1]
+        if path and import_object(path[1]) in KINDS:  # what is taken to be meant where no class is named
+            return MissingError(key, ["class_path"])
         return KeyedError(name, _unknown_argument(found[1], path[1] if path else None))
-    if found := re.search(r"Call to compute_fn of link .* failed: (.+)", message):
-        return KeyedError(key, found[1])
+    if found := re.search(r"Call to compute_fn of link '\w+\(([\w.]+)\) .* failed: (.+)", message):
+        return KeyedError(found[1], found[2])
     if found := re.search(r"Importing '([\w.]+)' is not allowed", message):
         return KeyedError(key, f"{found[1]} is not a model, optimizer, schedule, data source, logger or callback")
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
@@ -82,8 +90,7 @@ def explain(message: str, options: Iterable[str]) -> KeyedError:
     if found := re.search(r"No module named '([\w.]+)'", message):
         return KeyedError(key, f"there is no module {found[1]}")
     if found := re.search(r"arguments are required: (.+)", message):
-        given = key or "missing"
-        return KeyedError("" if given == "missing" else key, f"{found[1].rstrip('.')} must be given; see configs/")
+        return MissingError(key, found[1].rstrip(".").split(", "))
     expected = [text for text in _expected(message) if text not in ("None", "a dot import path")]
     value = _given_value(message)
     if expected and value is not None:
@@ -91,31 +98,30 @@ def explain(message: str, options: Iterable[str]) -> KeyedError:
         return KeyedError(key, f"expected {' or '.join(expected)}, not {value!r}" + hint(value, choices))
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
         return KeyedError(key, f"there is no class {found[1]}" + hint(found[1], _class_names()))
-    return KeyedError(key, _innermost(message))
+    if found := re.search(r"import path for object <module '([\w.]+)'", message):
+        return KeyedError(key, f"{found[1]} is a module; a class in it is wanted")
+    if value is not None and value[:1] in {*"[0123456789", "-"}:
+        return KeyedError(key, f"expected a class, not {value}")
+    error = KeyedError(key, _innermost(message))
+    error.unclear = True
+    return error
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is likest, where one is like it at all; dotted names are compared by their last part too."""
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    if close:
-        return close[0]
-    by_ending = {candidate.rpartition(".")[2]: candidate for candidate in known}
-    close = difflib.get_close_matches(name.rpartition(".")[2], by_ending, n=1, cutoff=0.6)
-    return by_ending[close[0]] if close else None
-
-
-def hint(name: str, known: Iterable[str]) -> str:
-    """The nearest known name as the end of a sentence."""
-    near = nearest(name, known)
-    return f"; did you mean {near}?" if near and near != name else ""
+def _unknown_key(key: str, options: Iterable[str]) -> KeyedError:
+    options = list(options)
+    parts = shown(key).split(".")
+    for length in range(1, len(parts) + 1):  # a misspelt group's keys are all unknown: the group is at fault
+        name = ".".join(parts[:length])
+        if not any(f"{option}.".startswith(f"{name}.") for option in options):
+            break
+    return KeyedError(name, "there is no such key" + hint(name, options))
 
 
 def _unknown_argument(name: str, class_path: str | None) -> str:
     if class_path is None:
         return "there is no such key"
     names = parameter_names(import_object(class_path))
-    return f"{class_path.rpartition('.')[2]} takes no {name}" + hint(name, names)
+    return f"{class_path.rpartition('.')[2]} takes no {name}" + hint(name, (*names, *CLASS_KEYS))
 
 
 def parameter_names(made: Any) -> list[str]:
@@ -139,16 +145,20 @@ def _expected(message: str) -> Iterator[str]:
 
 
 def _given_value(message: str) -> str | None:
-    for pattern in (r"Got value: (.+)", r"Expected a path but (.+) either", r"Given value: (.+)"):
-        found = re.findall(pattern, message)
-        if found and not found[-1].startswith("Namespace("):
+    for pattern in (r"Got value: (.*)", r"Expected a path but (.+) either", r"Given value: (.+)"):
+        found = [value.partition(". Got value: ")[0] for value in re.findall(pattern, message)]
+        found = [value for value in found if not value.startswith(("Namespace(", "[Namespace(", "{'class_path'"))]
+        if found:
             return found[-1].strip()[:80]
     return None
 
 
 def _innermost(message: str) -> str:
     lines = [" ".join(line.split()).removeprefix("- ") for line in message.splitlines() if line.strip()]
-    noise = ("Parser key", "Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>")
+    noise = (
+        *("Parser key", "Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>"),
+        *("Not a valid subclass", "Subclass types expect", "a class path (str)", "a dict with", "Problem with given"),
+    )
     telling = [line for line in lines if not line.startswith(noise)] or lines
     return "\n".join(line if len(line) <= _WIDTH else f"{line[:_WIDTH]} …" for line in telling[:3])
 
@@ -160,39 +170,3 @@ def _class_names() -> list[str]:
             yield from below(subclass)
 
     return sorted({kind.__name__ for root in KINDS for kind in below(root) if not kind.__name__.startswith("_")})
-
-
-def leaves(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted keys of a configuration that hold values, and the values."""
-    if isinstance(config, Namespace):
-        config = vars(config)
-    if isinstance(config, dict) and config:
-        for name, value in config.items():
-            yield from leaves(value, f"{key}.{name}" if key else str(name))
-    elif isinstance(config, list) and config:
-        for number, value in enumerate(config):
-            yield from leaves(value, f"{key}[{number}]")
-    else:
-        yield key, config
-
-
-def read_yaml(path: Path) -> dict[str, Any]:
-    """A configuration file's content.
-
-    Raises:
-        UsageError: Where the file is missing, is not YAML, or is not a mapping; says which line.
-    """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except FileNotFoundError:
-        siblings = [str(other) for other in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
-        raise UsageError(f"there is no {path}{hint(str(path), siblings)}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} can't be read: {error}") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(f"{path}{where}: not valid YAML: {getattr(error, 'problem', error)}") from None
-    if not isinstance(content, dict):
-        raise UsageError(f"{path} should hold keys and values, not {type(content).__name__}")
-    return content

@@ -1,12 +1,16 @@
-"""One black image through a network, before anything is written or trained: do the two fit each other?"""
+"""What can be tried before anything is written or trained: a schedule's first step, and one black image."""
 
 import copy
+import math
+import warnings
 from textwrap import shorten
 
 import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from resnet18.classifier import Classifier
 from resnet18.errors import UsageError
+from resnet18.parser import KeyedError
 
 
 def try_one_image(model: Classifier, input_size: tuple[int, int, int], device: torch.device) -> None:
@@ -26,6 +30,24 @@ def try_one_image(model: Classifier, input_size: tuple[int, int, int], device: t
     if error:
         size = "×".join(map(str, input_size))
         raise UsageError(f"model.backbone: {type(model.backbone).__name__} does not fit images of {size}: {error}")
+
+
+def try_schedule(model: Classifier) -> None:
+    """Makes the optimizer and the schedule, and lets the schedule step once; the model is left as it is.
+
+    Raises:
+        ValueError, TypeError, RuntimeError, ZeroDivisionError: For a value out of range, as torch tells of it.
+        KeyedError: Where the learning rate would be negative or no number.
+    """
+    optimizer = model.make_optimizer()
+    schedule = model.make_schedule(optimizer, total_steps=1)
+    if schedule is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the optimizer has not stepped
+            schedule.step(1.0) if isinstance(schedule, ReduceLROnPlateau) else schedule.step()
+    for group in optimizer.param_groups:
+        if not 0 <= (rate := float(group.get("lr", 0.0))) < math.inf:
+            raise KeyedError("model.schedule", f"the learning rate would be {rate:g}")
 
 
 def _fails(model: Classifier, input_size: tuple[int, int, int]) -> str:

@@ -55,6 +55,57 @@ IN_FILES = {
     "unknown module": ({"model__backbone": {"class_path": "mynett.Net"}}, "model.backbone", "no module mynett"),
     "test metric as monitor": ({"best": {"monitor": "test/top1"}}, "best.monitor", "choose by the test images"),
     "unknown metric as monitor": ({"best": {"monitor": "val/topp1"}}, "best.monitor", "val/top1"),
+    "unknown name beside one that is nearer": ({"trainer__max_step": 3}, "trainer.max_step", "trainer.max_steps?"),
+    "misspelt group within a group": (
+        {"model__schedul": {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 1}}},
+        "model.schedul: ",
+        "did you mean model.schedule?",
+    ),
+    "argument beside init_args": (
+        {"model__optimizer": {"class_path": "torch.optim.SGD", "lr": 0.1}},
+        "model.optimizer.lr",
+        "belong in its init_args",
+    ),
+    "mapping for a number": ({"model__label_smoothing": {"value": 1}}, "model.label_smoothing", "expected a number"),
+    "null for a number": ({"data__init_args__batch_size": None}, "data.batch_size", "expected a value, not null"),
+    "no number": ({"model__optimizer__init_args__lr": float("nan")}, "model.optimizer.lr", "finite number, not nan"),
+    "infinite rate": (
+        {"model__optimizer__init_args__lr": float("inf")},
+        "model.optimizer.lr",
+        "finite number, not inf",
+    ),
+    "negative rate": ({"model__optimizer__init_args__lr": -1.0}, "model.optimizer.lr", "-1.0"),
+    "schedule that can not step": (
+        {"model__schedule": {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 0}}},
+        "model.schedule.step_size",
+        "must not be 0",
+    ),
+    "rate that would be negative": (
+        {"model__schedule": {"class_path": "torch.optim.lr_scheduler.ExponentialLR", "init_args": {"gamma": -1}}},
+        "model.schedule: ",
+        "would be -0.002",
+    ),
+    "settings of torch's that exclude each other": (
+        {"model__optimizer__init_args__foreach": True},
+        "model.optimizer.fused",
+        "`fused` and `foreach`",
+    ),
+    "one of two arguments of a name": (
+        {"trainer__callbacks": [{"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss", "mode": "less"}}]},
+        "trainer.callbacks[0].mode",
+        "min, max, got less",
+    ),
+    "nothing to train": (
+        {"trainer__max_epochs": 0, "trainer__fast_dev_run": False},
+        "trainer.max_epochs",
+        "at least 1",
+    ),
+    "too large a seed": ({"seed_everything": 2**40}, "seed_everything", "from 0 to 4294967295"),
+    "data of a function's model": (
+        {"model__backbone": "torchvision.models.resnet18", "data__init_args__batch_size": 0},
+        "data.batch_size",
+        "at least 1, not 0",
+    ),
     "batch larger than the data": ({"data__init_args__batch_size": 5000}, "data.batch_size", "1295 images"),
 }
 
@@ -70,6 +121,22 @@ def test_what_is_wrong_in_a_file(case: str, lightning, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_of_two_files_that_at_fault_is_blamed(lightning, tmp_path: Path) -> None:
+    for name, text, told in (
+        ("typed.yaml", "trainer: {max_epochs: [1]}", "trainer.max_epochs: expected a whole number"),
+        ("ranged.yaml", "data: {init_args: {val_share: 2}}", "data.val_share: val_share must lie between"),
+        ("misspelt.yaml", "model: {optimizer: {init_args: {momentun: 1}}}", "model.optimizer.momentun: AdamW takes no"),
+        ("empty.yaml", "# to be written", "is empty"),
+        ("linked.yaml", "data: {seed: 3}", "data.seed can't be given; it is taken from seed_everything"),
+    ):
+        (tmp_path / name).write_text(text)
+        done = lightning("fit", "--config", CONFIG, "--config", name)
+        assert (done.status, len(done.err.splitlines())) == (2, 1)
+        assert done.err.startswith(f"lightning fit: {name}")
+        assert told in done.err
+    assert not (tmp_path / "runs").exists()
+
+
 ON_THE_LINE = {
     "abbreviated option": (["--trainer.max_epoch", "3"], "trainer.max_epoch", "did you mean trainer.max_epochs?"),
     "misspelt option": (["--model.optimiser", "SGD"], "model.optimiser", "did you mean model.optimizer?"),
@@ -80,6 +147,9 @@ ON_THE_LINE = {
     "no such device": (["--trainer.devices", "9x"], "trainer", "devices"),
     "random seed": (["--seed_everything", "true"], "seed_everything", "whole number"),
     "linked value": (["--model.num_classes", "5"], "model.num_classes", "data.num_classes"),
+    "linked seed": (["--data.seed=5"], "data.seed", "seed_everything"),
+    "linked argument": (["--model.backbone.num_classes", "5"], "model.backbone.num_classes", "data.num_classes"),
+    "missing argument": (["--data", "ImageFolder"], "data.root", "must be given"),
     "one word too many": (["extra"], "extra", ""),
 }
 

@@ -74,12 +74,16 @@ class ImageDataModule(LightningDataModule, ABC):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if batch_size < 1 or eval_batch_size < 1:
-            raise ValueError(f"batch_size and eval_batch_size must be at least 1, not {batch_size}, {eval_batch_size}")
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        if eval_batch_size < 1:
+            raise ValueError(f"eval_batch_size must be at least 1, not {eval_batch_size}")
         if not 0 < val_share < 1:
             raise ValueError(f"val_share must lie between 0 and 1, not {val_share}")
         if not 0 <= translate < min(self.input_size[1:]):
             raise ValueError(f"translate must be 0 or more and below the image's size, not {translate}")
+        if cutout < 0:
+            raise ValueError(f"cutout must be 0 or more, not {cutout}")
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_share, self.split_seed, self.seed = val_share, split_seed, seed
         self.translate, self.flip, self.cutout = translate, flip, cutout

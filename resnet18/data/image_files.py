@@ -82,14 +82,18 @@ class ImageFiles(ImageDataModule):
         std: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
-        if image_size < 1 or (eval_size is not None and eval_size < 1):
-            raise ValueError(f"image_size and eval_size must be at least 1, not {image_size} and {eval_size}")
+        if image_size < 1:
+            raise ValueError(f"image_size must be at least 1, not {image_size}")
+        if eval_size is not None and eval_size < 1:
+            raise ValueError(f"eval_size must be at least 1, not {eval_size}")
         if not 0 < eval_share <= 1:
             raise ValueError(f"eval_share must lie above 0 and up to 1, not {eval_share}")
         if first_size is not None and not 1 <= first_size <= image_size:
             raise ValueError(f"first_size must lie between 1 and image_size, {image_size}, not {first_size}")
         if not 0 <= growth[0] <= growth[1] <= 1:
             raise ValueError(f"growth must be two ascending shares of the run, not {list(growth)}")
+        if not resident_limit_gb >= 0:
+            raise ValueError(f"resident_limit_gb must be 0 or more, not {resident_limit_gb}")
         if num_workers is not None and num_workers < 0:
             raise ValueError(f"num_workers must be 0 or more, not {num_workers}")
         self.geometry = Geometry(image_size, eval_size or image_size, eval_share, channels, first_size, growth)

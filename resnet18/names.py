@@ -1,0 +1,27 @@
+"""The nearest right name: what was meant by a key, a class or a file that does not exist."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is likest, where one is like it at all; of dotted names the last parts are compared.
+
+    Those of the same group come first, then whole names, then those of other groups.
+    """
+    known = sorted(known)
+    group, _, last = name.rpartition(".")
+    beside = {candidate.rpartition(".")[2]: candidate for candidate in known if candidate.rpartition(".")[0] == group}
+    elsewhere = {candidate.rpartition(".")[2]: candidate for candidate in known}
+    whole = {} if beside else {candidate: candidate for candidate in known}
+    for wanted, names in ((last, beside), (name, whole), (last, elsewhere)):
+        swapped = [known_name for known_name in names if sorted(known_name) == sorted(wanted)]  # in two letters, too
+        if close := swapped or difflib.get_close_matches(wanted, names, n=1, cutoff=0.6):
+            return names[close[0]]
+    return None
+
+
+def hint(name: str, known: Iterable[str]) -> str:
+    """The nearest known name as the end of a sentence."""
+    near = nearest(name, known)
+    return f"; did you mean {near}?" if near and near != name else ""
