@@ -19,8 +19,10 @@ import resnet18
 from resnet18.backbone import ResNet
 from resnet18.data import Pixels
 from resnet18.data.augment import Augmentation
+from resnet18.data.base import Place
 from resnet18.data.files import Files, Geometry
 from resnet18.data.streamed import StreamedTrainLoader
+from resnet18.errors import RunError
 from resnet18.optimization import NORMS, decay_groups
 
 MINE = """
@@ -373,3 +375,11 @@ def test_another_rank_says_which_it_is(lightning, monkeypatch: pytest.MonkeyPatc
     done = lightning("test", "--ckpt_path", "nowhere")
     assert done.status == 1
     assert done.err.startswith("lightning test: rank 3: there is no checkpoint or run nowhere")
+
+
+def test_every_rank_needs_an_image_to_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = resnet18.Digits()
+    data.setup("test")
+    monkeypatch.setattr(data, "_place", lambda: Place(world_size=360))
+    with pytest.raises(RunError, match="359 images to score can't be shared out over 360 ranks"):
+        data.test_dataloader()
