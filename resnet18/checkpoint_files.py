@@ -8,18 +8,21 @@ rename to the disk, and holds the whole file in memory first.
 import contextlib
 import os
 import shutil
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.fabric.utilities.apply_func import apply_to_collection
+from torch import Tensor
 
 from resnet18.checkpoints import LAST, PREVIOUS
 from resnet18.errors import RunError
 
 
 class WholeFiles(TorchCheckpointIO):
-    """What the Trainer writes checkpoints with. Of ``last.ckpt`` it keeps the one before, as ``previous.ckpt``.
+    """Whole files, and of ``last.ckpt`` the one before as well, as ``previous.ckpt``.
 
     Raises:
         RunError: In ``save_checkpoint``, where the file can't be written; the one before is untouched.
@@ -43,6 +46,33 @@ class WholeFiles(TorchCheckpointIO):
             with contextlib.suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise RunError(f"{path} can't be written: {_reason(error)}{_left(path)}") from error
+
+
+class BackgroundFiles(WholeFiles):
+    """Writes in a thread of its own: the training goes on while the disk is waited for.
+
+    Lightning's ``AsyncCheckpointIO`` drops a state dict's metadata, by which torch knows the version of a layer.
+
+    Raises:
+        RunError: In ``save_checkpoint`` and ``teardown``, where the file before could not be written.
+    """
+
+    def __init__(self) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._pending: Future[None] | None = None
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        self.teardown()
+        kept = apply_to_collection(checkpoint, Tensor, lambda tensor: tensor.detach().clone())
+        if metadata := getattr(checkpoint.get("state_dict"), "_metadata", None):
+            kept["state_dict"]._metadata = metadata
+        self._pending = self._thread.submit(super().save_checkpoint, kept, path)
+
+    def teardown(self) -> None:
+        """Waits for the file that is being written."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
 
 def _keep(path: Path, previous: Path) -> None:

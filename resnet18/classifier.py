@@ -257,9 +257,10 @@ class Classifier(LightningModule):
         if self.schedule is None:
             return optimizer
         steps = self.trainer.estimated_stepping_batches
-        schedule = make_schedule(self.schedule, optimizer, int(steps) if 0 < steps < math.inf else None)
+        schedule = self.make_schedule(optimizer, steps)
+        assert schedule is not None
         settings = schedule_settings(schedule, self.schedule_interval)
-        check_length(schedule, settings["interval"], steps)
+        check_length(settings, steps)
         return {"optimizer": optimizer, "lr_scheduler": settings}
 
     def make_optimizer(self) -> Optimizer:
@@ -267,9 +268,11 @@ class Classifier(LightningModule):
         head = head_of(self.backbone) if self.backbone_lr_scale != 1 else None
         return make_optimizer(self.optimizer, self, head, self.backbone_lr_scale)
 
-    def make_schedule(self, optimizer: Optimizer, total_steps: int) -> LRScheduler | None:
-        """See :func:`resnet18.optimization.make_schedule`."""
-        return make_schedule(self.schedule, optimizer, total_steps) if self.schedule else None
+    def make_schedule(self, optimizer: Optimizer, total_steps: float) -> LRScheduler | None:
+        """See :func:`resnet18.optimization.make_schedule`; ``total_steps`` may be infinite here."""
+        if self.schedule is None:
+            return None
+        return make_schedule(self.schedule, optimizer, int(total_steps) if 0 < total_steps < math.inf else None)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})

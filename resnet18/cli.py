@@ -15,7 +15,6 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.plugins.io import AsyncCheckpointIO
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -25,18 +24,19 @@ from resnet18.callbacks.interrupt import GracefulStop, SavingStop
 from resnet18.callbacks.predictions import PredictionTable
 from resnet18.callbacks.progress import EpochLines
 from resnet18.callbacks.seeding import StepSeeding
-from resnet18.checkpoint_files import WholeFiles
+from resnet18.checkpoint_files import BackgroundFiles
 from resnet18.checkpoints import FOLDER, LAST, run_directory
 from resnet18.class_paths import import_object
 from resnet18.data.base import ImageDataModule
 from resnet18.errors import RunError, UsageError
 from resnet18.loggers import MetricsFile, start_wandb, wandb_without_questions
+from resnet18.messages import closing, finished, opening, scores
 from resnet18.parser import KeyedError, parameter_names
-from resnet18.position import is_dry_run
+from resnet18.position import is_dry_run, planned_steps
 from resnet18.profiling import NoProfiler
 from resnet18.provenance import provenance, versions
 from resnet18.ranks import ending_together, prepare_ranks
-from resnet18.runs import LATEST, METRICS, create_run, new_run_id, read_metrics, write_config
+from resnet18.runs import METRICS, create_run, new_run_id, write_config
 from resnet18.trial import try_one_image, try_schedule
 from resnet18.warm_start import start_from
 
@@ -170,8 +170,7 @@ class Program(Arguments):
             plugins = settings["plugins"] or []
             plugins = plugins if isinstance(plugins, list) else [plugins]
             if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-                # In a thread of its own: the training goes on while the disk is waited for.
-                settings["plugins"] = [*plugins, AsyncCheckpointIO(WholeFiles())]
+                settings["plugins"] = [*plugins, BackgroundFiles()]
         settings["default_root_dir"] = str(self.directory)
         loggers = settings["logger"] or []
         resume_step = self.checkpoint["global_step"] if self.resumed == self.directory else None
@@ -216,7 +215,7 @@ class Program(Arguments):
             self.datamodule.prepare_data()
             try:
                 self.datamodule.setup("fit")
-                self.model.make_schedule(self.model.make_optimizer(), total_steps=1)
+                try_schedule(self.model, planned_steps(self.trainer, self.datamodule.batches(self.trainer.world_size)))
             except (ValueError, TypeError) as error:
                 raise self._blame(error) from error
             self._compare_data()
@@ -232,19 +231,10 @@ class Program(Arguments):
             raise UsageError(
                 f"{self.checkpoint_path} holds weights only; go on from {LAST}, or --init_from {self.checkpoint_path}"
             )
-        done = self.checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-        steps, epochs, most = self.checkpoint["global_step"], self.trainer.max_epochs, self.trainer.max_steps
-        if epochs is not None and 0 <= epochs <= done:
-            how = f"{done} of {epochs} epochs; --trainer.max_epochs {2 * epochs} would go on"
-        elif 0 <= most <= steps:
-            how = f"{steps:,} of {most:,} steps; --trainer.max_steps {2 * most} would go on"
-        elif callback := _stopped_early(self.checkpoint["callbacks"], self.trainer):
-            how = (
-                f"{callback} ended it after {done} epochs; --init_from {self._run_name()} would start a new one from it"
-            )
-        else:
+        message = finished(self.checkpoint, self.trainer, self._run_name())
+        if message is None:
             return False
-        say(f"this run is finished: {how}")
+        say(message)
         return True
 
     @rank_zero_only
@@ -259,34 +249,13 @@ class Program(Arguments):
             if isinstance(logger, WandbLogger):
                 start_wandb(logger)
             logger.log_hyperparams({**self.record, "versions": versions()})
-        count = sum(parameter.numel() for parameter in self.model.backbone.parameters())
-        data = self.datamodule
-        assert data.train is not None
-        assert data.val is not None
-        say(
-            f"{self.directory}\n"
-            f"{type(self.model.backbone).__name__}, {count:,} parameters, on {self.trainer.strategy.root_device.type}, "
-            f"{self.trainer.precision}; {len(data.train.labels):,} images to train, {len(data.val.labels):,} to "
-            f"validate, {data.num_classes} classes, split {data.split_hash}\n{data.feed_note()}"
-        )
+        say(opening(self.directory, self.model, self.datamodule, self.trainer))
 
     @rank_zero_only
     def _close_run(self) -> None:
         assert self.directory is not None
-        latest = self.directory.with_name(LATEST)
-        shown = latest if latest.exists() and latest.resolve() == self.directory.resolve() else self.directory
-        rows = [row for row in read_metrics(self.directory) if self.config.best.monitor in row]
-        lines = [""]
-        if rows:
-            monitor, choose = self.config.best.monitor, max if self.config.best.mode == "max" else min
-            best = choose(reversed(rows), key=lambda row: row[monitor])  # of equal ones the last, as it is kept
-            value = f"{100 * best[monitor]:.2f} %" if "top" in monitor else f"{best[monitor]:.4f}"
-            lines.append(f"best    {monitor} {value}, in epoch {best['epoch'] + 1:.0f} of {self.trainer.current_epoch}")
-        lines.append(f"run     {self.directory}")
-        lines.append(f"test    lightning test --ckpt_path {shown}")
-        if (offline := shown / "wandb" / "latest-run").exists():
-            lines.append(f"curves  wandb leet {offline}")
-        say("\n".join(lines))
+        best = self.config.best
+        say(closing(self.directory, best.monitor, best.mode, self.trainer.current_epoch))
 
     def _validate(self) -> None:
         self._report("val", self.trainer.validate(self.model, verbose=False, **self._evaluated()))
@@ -312,12 +281,8 @@ class Program(Arguments):
     @rank_zero_only
     def _report(self, stage: str, results: Any) -> None:
         metrics = results[0]
-        scores = "  ".join(
-            f"{name} {value:.4f}" if name.endswith("loss") else f"{name} {100 * value:.2f} %"
-            for name, value in metrics.items()
-        )
         averaged = "  with flip averaging" if self.model.flip_tta else ""
-        say(f"{scores}{averaged}  ({self.checkpoint_path}, step {self.checkpoint['global_step']:,})")
+        say(f"{scores(metrics)}{averaged}  ({self.checkpoint_path}, step {self.checkpoint['global_step']:,})")
         run = run_directory(self.checkpoint_path) if self.checkpoint_path else None
         if run is not None and stage == "test":
             record = {"checkpoint": str(self.checkpoint_path), "split_hash": self.datamodule.split_hash}
@@ -333,15 +298,6 @@ class Program(Arguments):
         if not path.parent.is_dir():
             raise RunError(f"output: there is no directory {path.parent}")
         return path
-
-
-def _stopped_early(states: dict[str, Any], trainer: Trainer) -> str | None:
-    """The callback that ended a run before its last epoch, and would end it again."""
-    for callback in trainer.early_stopping_callbacks:
-        state = states.get(callback.state_key, {})
-        if state.get("stopped_epoch") or state.get("wait_count", 0) >= callback.patience > 0:
-            return type(callback).__name__
-    return None
 
 
 def run(command: str, arguments: list[str]) -> None:

@@ -134,12 +134,17 @@ def schedule_settings(schedule: LRScheduler, interval: Interval | None) -> dict[
     return {"scheduler": schedule, "interval": interval, **watched}
 
 
-def check_length(schedule: LRScheduler, interval: Interval, total_steps: float) -> None:
+def check_length(settings: dict[str, Any], total_steps: float) -> None:
     """
+    Args:
+        settings: Of :func:`schedule_settings`.
+        total_steps: Optimizer steps in the run.
+
     Raises:
         UsageError: For a ``OneCycleLR`` that was given fewer steps than the run has, where torch raises in mid-run.
     """
-    if isinstance(schedule, OneCycleLR) and interval == "step" and schedule.total_steps < total_steps:
+    schedule = settings["scheduler"]
+    if isinstance(schedule, OneCycleLR) and settings["interval"] == "step" and schedule.total_steps < total_steps:
         raise UsageError(
             f"model.schedule: OneCycleLR was told to take {schedule.total_steps:,} steps and the run has "
             f"{total_steps:,}; without a total_steps of its own it takes the run's"

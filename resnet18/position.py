@@ -5,6 +5,7 @@ of that stands here, once.
 """
 
 import copy
+import math
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -92,6 +93,20 @@ def step_plateaus_after_resuming(trainer: Trainer) -> None:
     watched = {config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau}
     if watched and watched <= trainer.callback_metrics.keys():
         trainer.fit_loop._restarting = False
+
+
+def planned_steps(trainer: Trainer, batches: int) -> float:
+    """How many optimizer steps a run will have, before the Trainer knows its data; infinite for one without an end.
+
+    Args:
+        trainer: As it is configured.
+        batches: In an epoch of all images, on each rank.
+    """
+    limit: Any = trainer.limit_train_batches
+    batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+    epochs = trainer.max_epochs
+    steps = math.inf if epochs in (None, -1) else math.ceil(batches / trainer.accumulate_grad_batches) * epochs
+    return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
 
 
 def is_dry_run(trainer: Trainer) -> bool:

@@ -10,6 +10,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from resnet18.classifier import Classifier
 from resnet18.errors import UsageError
+from resnet18.optimization import check_length, schedule_settings
 from resnet18.parser import KeyedError
 
 
@@ -32,16 +33,22 @@ def try_one_image(model: Classifier, input_size: tuple[int, int, int], device: t
         raise UsageError(f"model.backbone: {type(model.backbone).__name__} does not fit images of {size}: {error}")
 
 
-def try_schedule(model: Classifier) -> None:
+def try_schedule(model: Classifier, total_steps: float = 1) -> None:
     """Makes the optimizer and the schedule, and lets the schedule step once; the model is left as it is.
 
+    Args:
+        model: Whose they are.
+        total_steps: How many steps the run will have; infinite for one without an end.
+
     Raises:
+        UsageError: For a schedule that does not fit a run of this length.
         ValueError, TypeError, RuntimeError, ZeroDivisionError: For a value out of range, as torch tells of it.
         KeyedError: Where the learning rate would be negative or no number.
     """
     optimizer = model.make_optimizer()
-    schedule = model.make_schedule(optimizer, total_steps=1)
+    schedule = model.make_schedule(optimizer, total_steps)
     if schedule is not None:
+        check_length(schedule_settings(schedule, model.schedule_interval), total_steps)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the optimizer has not stepped
             schedule.step(1.0) if isinstance(schedule, ReduceLROnPlateau) else schedule.step()

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import zipfile
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         with pytest.MonkeyPatch.context() as patch:
             patch.syspath_prepend(str(place))
+            patch.delitem(sys.modules, "mynet", raising=False)  # an earlier test's
             assert main([*RUN, "--run_dir", "run"]) == 0
     finally:
         os.chdir(before)

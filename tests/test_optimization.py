@@ -214,6 +214,7 @@ def test_a_length_of_ones_own_that_the_run_outgrows_and_a_run_without_an_end_are
     assert Path("run", "metrics.csv").read_text() == before
     done = lightning(*FIT, "--run_dir", "endless", "--trainer.max_epochs", "-1")
     assert done.status == 2
+    assert not Path("endless").exists()
     assert "takes its length from the run, and this one has no end: give trainer.max_epochs" in done.err
 
 

@@ -48,8 +48,7 @@ class FiniteLoss(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size > 1 or trainer.strategy.root_device.type == "cuda":
             self._agreement = Agreement(trainer)
-        backbone: Any = pl_module.backbone
-        self._buffers = list(backbone.buffers())
+        self._buffers = list(pl_module.buffers())
         self._before = [buffer.clone() for buffer in self._buffers]
         self._losses = []
 

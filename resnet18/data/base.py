@@ -16,7 +16,7 @@ from torch import Tensor
 
 from resnet18.data.augment import Augmentation
 from resnet18.data.files import Files
-from resnet18.data.order import Position
+from resnet18.data.order import Order, Position
 from resnet18.data.resident import EvaluationLoader, Pixels, TrainLoader
 from resnet18.data.splits import fingerprint, stratified_split
 from resnet18.errors import RunError
@@ -166,6 +166,18 @@ class ImageDataModule(LightningDataModule, ABC):
             whole, readable = self._open("test")
             self.test = whole.take(readable.nonzero().squeeze(1))
 
+    def batches(self, world_size: int = 1) -> int:
+        """How many batches of training images an epoch has on each of so many ranks; after ``setup("fit")``.
+
+        Raises:
+            ValueError: Where there is not one.
+        """
+        assert self.train is not None, "call setup('fit') first"
+        try:
+            return Order(len(self.train), self.batch_size, self.seed, world_size=world_size).batches
+        except ValueError as error:
+            raise ValueError(f"batch_size is too large: {error}") from None
+
     def _open(self, part: Part) -> tuple[Pixels | Files, Tensor]:
         """A part, checked, and which of its images can be used: bool, N."""
         name = f"data: {type(self).__name__}.load({part!r})"
@@ -227,6 +239,9 @@ class ImageDataModule(LightningDataModule, ABC):
         assert images is not None, f"call setup({'test' if part == 'test' else 'fit'!r}) first"
         if at_most is not None and at_most < len(images):
             images = images.take(torch.linspace(0, len(images) - 1, at_most).long())
+        ranks = self._place().world_size
+        if len(images) < ranks:  # the others would wait for the one without
+            raise RunError(f"data: {len(images)} images to score can't be shared out over {ranks} ranks")
         return self._evaluation_loader(images)
 
     def _evaluation_loader(self, part: Pixels | Files) -> Iterable[Any]:

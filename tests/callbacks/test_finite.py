@@ -20,8 +20,8 @@ from lightning.pytorch import Callback
 
 class Spoil(Callback):
     # Makes the loss of a batch, or a gradient, what it should not be.
-    def __init__(self, batch: int, value: float, gradient: bool = False) -> None:
-        self.batch, self.value, self.gradient = batch, value, gradient
+    def __init__(self, batch: int, value: str, gradient: bool = False) -> None:
+        self.batch, self.value, self.gradient = batch, float(value), gradient
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         if trainer.current_epoch == 0 and batch_idx == self.batch and not self.gradient:
@@ -54,7 +54,7 @@ def spoilt(**how: object) -> list[str]:
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_it_says_where_and_keeps_the_step_before(value: str, lightning, tmp_path: Path) -> None:
-    done = lightning(*RUN, "--run_dir", "run", *spoilt(batch=13, value=f".{value}"))
+    done = lightning(*RUN, "--run_dir", "run", *spoilt(batch=13, value=value))
     assert (done.status, len(done.err.splitlines())) == (1, 1)
     assert "the loss is nan in step 14 (epoch 1), at a learning rate of 0.0" in done.err
     assert "the weights after step 13 are kept in run/checkpoints/last.ckpt" in done.err
@@ -82,10 +82,10 @@ def test_it_says_where_and_keeps_the_step_before(value: str, lightning, tmp_path
 def test_it_goes_on_exactly_from_there(lightning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cured = SPOIL.replace("output * self.value", "output")
     (tmp_path / "mynet.py").write_text(DROPOUT_NET + cured)
-    assert lightning(*RUN, "--run_dir", "whole", *spoilt(batch=13, value=".nan")).status == 0
+    assert lightning(*RUN, "--run_dir", "whole", *spoilt(batch=13, value="nan")).status == 0
     (tmp_path / "mynet.py").write_text(DROPOUT_NET + SPOIL)
     monkeypatch.delitem(sys.modules, "mynet")
-    assert lightning(*RUN, "--run_dir", "run", *spoilt(batch=13, value=".nan")).status == 1
+    assert lightning(*RUN, "--run_dir", "run", *spoilt(batch=13, value="nan")).status == 1
     (tmp_path / "mynet.py").write_text(DROPOUT_NET + cured)
     monkeypatch.delitem(sys.modules, "mynet")
     done = lightning("fit", "--ckpt_path", "run")
@@ -94,7 +94,7 @@ def test_it_goes_on_exactly_from_there(lightning, tmp_path: Path, monkeypatch: p
 
 
 def test_of_a_sum_of_gradients_all_images_are_named(lightning, tmp_path: Path) -> None:
-    done = lightning(*RUN, "--run_dir", "run", *spoilt(batch=4, value=".nan"), "--trainer.accumulate_grad_batches", "3")
+    done = lightning(*RUN, "--run_dir", "run", *spoilt(batch=4, value="nan"), "--trainer.accumulate_grad_batches", "3")
     assert done.status == 1
     assert "the loss is nan in step 2 (epoch 1)" in done.err
     assert "the weights after step 1 are kept" in done.err
@@ -107,7 +107,7 @@ def test_of_a_sum_of_gradients_all_images_are_named(lightning, tmp_path: Path) -
 
 def test_weights_that_a_gradient_has_spoilt_are_not_kept(lightning, tmp_path: Path) -> None:
     done = lightning(
-        *RUN, "--run_dir", "run", "--last.every_n_steps", "7", *spoilt(batch=9, value=".nan", gradient=True)
+        *RUN, "--run_dir", "run", "--last.every_n_steps", "7", *spoilt(batch=9, value="nan", gradient=True)
     )
     assert done.status == 1
     assert "the loss is nan in step 11" in done.err
@@ -117,9 +117,7 @@ def test_weights_that_a_gradient_has_spoilt_are_not_kept(lightning, tmp_path: Pa
 
 
 def test_without_checkpoints_it_still_says_where(lightning, tmp_path: Path) -> None:
-    done = lightning(
-        *RUN, "--run_dir", "run", *spoilt(batch=3, value=".nan"), "--trainer.enable_checkpointing", "false"
-    )
+    done = lightning(*RUN, "--run_dir", "run", *spoilt(batch=3, value="nan"), "--trainer.enable_checkpointing", "false")
     assert done.status == 1
     assert "the loss is nan in step 4" in done.err
     assert "kept" not in done.err
