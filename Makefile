@@ -27,8 +27,8 @@ $(READY): requirements.lock pyproject.toml
 fit: $(READY) ## train configs/digits.yaml; CONFIG=… for another, ARGS="--model.x 1" for overrides
 	$(BIN)/lightning fit --config $(CONFIG) $(ARGS)
 
-test: $(READY) ## run every test
-	$(BIN)/python -m pytest $(ARGS)
+test: $(READY) ## run every test, on up to four cores
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 lint: $(READY) ## ruff, and pyrefly for the types
 	$(BIN)/ruff check .

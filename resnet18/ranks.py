@@ -156,6 +156,8 @@ def ending_together(trainer: Trainer) -> Iterator[None]:
     """
     try:
         yield
+        if torch.distributed.is_initialized():  # or NCCL complains when the program ends
+            torch.distributed.destroy_process_group()
     except RuntimeError as error:
         launcher = trainer.strategy.launcher
         # Gloo's are plain RuntimeErrors that open with a place in its source.

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from hashlib import md5
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy
 import pytest
@@ -117,7 +118,8 @@ def lightning(
             for handler in logging.getLogger(name).handlers:
                 if isinstance(handler, logging.StreamHandler):
                     handler.stream = sys.stderr
-        status = main([str(argument) for argument in arguments])
+        with patch.dict(os.environ):  # Lightning leaves the ranks' variables there
+            status = main([str(argument) for argument in arguments])
         out, err = capfd.readouterr()
         return Done(status, out, err)
 
