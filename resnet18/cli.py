@@ -37,7 +37,7 @@ from resnet18.profiling import NoProfiler
 from resnet18.provenance import provenance, versions
 from resnet18.ranks import ending_together, prepare_ranks
 from resnet18.runs import METRICS, create_run, new_run_id, write_config
-from resnet18.trial import try_one_image, try_schedule
+from resnet18.trial import check_monitors, try_one_image, try_schedule
 from resnet18.warm_start import start_from
 
 STORED = ("experiment", "seed_everything", "model", "data", "trainer", "best", "last", "init_from")
@@ -132,6 +132,7 @@ class Program(Arguments):
         if self.command != "fit":
             return
         try:  # before the data are touched, which may take a download
+            check_monitors(self.trainer.callbacks)  # type: ignore[attr-defined]
             try_schedule(self.model)
         except KeyedError as error:
             raise UsageError(f"{self._culprit(error.key)}{error}") from None

@@ -1,15 +1,19 @@
-"""What can be tried before anything is written or trained: a schedule's first step, and one black image."""
+"""What can be tried before anything is written or trained: what is watched, a schedule's first step, a black image."""
 
 import copy
 import math
 import warnings
+from collections.abc import Sequence
 from textwrap import shorten
 
 import torch
+from lightning.pytorch import Callback
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from resnet18.classifier import Classifier
+from resnet18.callbacks.training_log import TRAINING_METRICS
+from resnet18.classifier import VALIDATION_METRICS, Classifier
 from resnet18.errors import UsageError
+from resnet18.names import hint
 from resnet18.optimization import check_length, schedule_settings
 from resnet18.parser import KeyedError
 
@@ -55,6 +59,21 @@ def try_schedule(model: Classifier, total_steps: float = 1) -> None:
     for group in optimizer.param_groups:
         if not 0 <= (rate := float(group.get("lr", 0.0))) < math.inf:
             raise KeyedError("model.schedule", f"the learning rate would be {rate:g}")
+
+
+def check_monitors(callbacks: Sequence[Callback]) -> None:
+    """Looks at what callbacks watch, where nobody but this project logs anything.
+
+    Raises:
+        ValueError: For a metric that there will not be; Lightning would find out after the first epoch.
+    """
+    if not all(type(callback).__module__.partition(".")[0] in ("lightning", "resnet18") for callback in callbacks):
+        return
+    known = (*VALIDATION_METRICS, *TRAINING_METRICS)
+    for callback in callbacks:
+        monitor = getattr(callback, "monitor", None)
+        if monitor is not None and monitor not in known:
+            raise ValueError(f"monitor must be one of {', '.join(known)}, not {monitor}{hint(monitor, known)}")
 
 
 def _fails(model: Classifier, input_size: tuple[int, int, int]) -> str:

@@ -54,6 +54,11 @@ IN_FILES = {
     ),
     "unknown module": ({"model__backbone": {"class_path": "mynett.Net"}}, "model.backbone", "no module mynett"),
     "test metric as monitor": ({"best": {"monitor": "test/top1"}}, "best.monitor", "choose by the test images"),
+    "unknown metric watched": (
+        {"trainer__callbacks": [{"class_path": "EarlyStopping", "init_args": {"monitor": "val/los"}}]},
+        "trainer.callbacks[0].monitor",
+        "did you mean val/loss?",
+    ),
     "unknown metric as monitor": ({"best": {"monitor": "val/topp1"}}, "best.monitor", "val/top1"),
     "unknown name beside one that is nearer": ({"trainer__max_step": 3}, "trainer.max_step", "trainer.max_steps?"),
     "misspelt group within a group": (

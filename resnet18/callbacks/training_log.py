@@ -15,6 +15,8 @@ from torch import Tensor
 
 from resnet18.position import at_log_point
 
+TRAINING_METRICS = ("train/loss", "lr", "images_per_s")
+
 
 class TrainingLog(Callback):
     def __init__(self) -> None:
@@ -51,11 +53,8 @@ class TrainingLog(Callback):
         loss = self._loss * trainer.accumulate_grad_batches / self._batches
         if trainer.loggers:
             loss = float(loss)  # waits for the device
-        metrics = {
-            "train/loss": loss,
-            "lr": float(self._rate),
-            "images_per_s": self._images * trainer.world_size / (time.perf_counter() - self._since),
-        }
+        rate = self._images * trainer.world_size / (time.perf_counter() - self._since)
+        metrics = dict(zip(TRAINING_METRICS, (loss, float(self._rate), rate), strict=True))
         self._loss, self._batches = 0.0, 0
         trainer.callback_metrics.update({name: torch.as_tensor(value) for name, value in metrics.items()})
         for logger in trainer.loggers:
