@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import DROPOUT_NET, DROPOUT_RUN
+from conftest import DROPOUT_NET, DROPOUT_RUN, start
 from kill_and_resume import differences
 
 import resnet18
@@ -121,3 +121,25 @@ def test_without_checkpoints_it_still_says_where(lightning, tmp_path: Path) -> N
     assert done.status == 1
     assert "the loss is nan in step 4" in done.err
     assert "kept" not in done.err
+
+
+def test_of_several_ranks_the_one_in_trouble_is_named_and_all_end(tmp_path: Path) -> None:
+    on_one = SPOIL.replace("and batch_idx ==", "and trainer.global_rank == 1 and batch_idx ==")
+    (tmp_path / "mynet.py").write_text(DROPOUT_NET + on_one)
+    two = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu")
+    process = start([*RUN, *two, "--run_dir", "run", *spoilt(batch=7, value="nan")], tmp_path)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert err.count("the loss is") == 1
+    assert "the loss is not finite on rank 1 in step 8 (epoch 1)" in err
+    assert "the weights after step 7 are kept in run/checkpoints/last.ckpt" in err
+    assert "Traceback" not in err
+    report = json.loads((tmp_path / "run" / "diverged.json").read_text())
+    data = resnet18.Digits()
+    data.setup("fit")
+    assert isinstance(data.train, Pixels)
+    assert data.train.rows is not None
+    shown = Order(len(data.train), 64, seed=1, rank=1, world_size=2).epoch(0)[7 * 64 : 8 * 64]
+    assert report["images"] == data.train.rows[shown].tolist()
+    kept = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert all(tensor.isfinite().all() for tensor in kept["state_dict"].values())
