@@ -196,14 +196,16 @@ class Program(Arguments):
 
     def start(self) -> None:
         """Runs the command to its end."""
+        status = 1
         try:
             with ending_together(self.trainer):
                 getattr(self, f"_{self.command}")()
+            status = 0
         finally:
             self.datamodule.teardown(self.command)
             for logger in self.trainer.loggers:
                 if isinstance(logger, WandbLogger) and self.trainer.is_global_zero and logger._experiment is not None:
-                    logger.experiment.finish()
+                    logger.experiment.finish(exit_code=status)  # by which W&B shows whether it failed
 
     def _fit(self) -> None:
         self.model.run_config = self.record

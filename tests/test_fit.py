@@ -90,6 +90,16 @@ def test_wandb_holds_config_history_and_summary(trained: Path) -> None:
     assert {"train/loss", "val/loss", "val/top1", "val/top5", "lr", "images_per_s"} <= logged
 
 
+def test_wandb_knows_how_a_run_ended(lightning, tmp_path: Path, trained: Path) -> None:
+    (ended,) = [record["exit"] for record in wandb_records(trained) if record["type"] == "exit"]
+    assert ended.get("exit_code", 0) == 0
+    done = lightning("fit", "--config", CONFIG, *SMALL, "--model.optimizer.lr", "1e30", "--run_dir", "run")
+    assert done.status == 1
+    assert "the loss is nan in step " in done.err
+    (ended,) = [record["exit"] for record in wandb_records(tmp_path / "run") if record["type"] == "exit"]
+    assert ended["exit_code"] == 1
+
+
 def test_the_curves_can_be_seen_without_an_account(trained: Path) -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "wandb", "leet", "inspect", "--summary", str(trained / "wandb" / "latest-run")],
