@@ -254,11 +254,10 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer()
-        if self.schedule is None:
-            return optimizer
-        steps = self.trainer.estimated_stepping_batches
+        steps = self.trainer.estimated_stepping_batches if self.schedule else 0
         schedule = self.make_schedule(optimizer, steps)
-        assert schedule is not None
+        if schedule is None:
+            return optimizer
         settings = schedule_settings(schedule, self.schedule_interval)
         check_length(settings, steps)
         return {"optimizer": optimizer, "lr_scheduler": settings}

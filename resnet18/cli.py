@@ -42,9 +42,6 @@ from resnet18.warm_start import start_from
 
 STORED = ("experiment", "seed_everything", "model", "data", "trainer", "best", "last", "init_from")
 
-# What Lightning takes without looking, to divide by zero or do nothing later.
-LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
-
 
 class Program(Arguments):
     """One command, parsed and made, and ready to :meth:`start`. Its arguments are those of :class:`Arguments`."""
@@ -179,12 +176,6 @@ class Program(Arguments):
         settings["logger"] = [*(loggers if isinstance(loggers, list) else [loggers]), metrics]
 
     def _trainer(self, settings: dict[str, Any]) -> Trainer:
-        for name in ("max_epochs", "max_steps"):
-            if settings[name] == 0 and self.command == "fit":
-                raise ValueError(f"{name} must be at least 1, or -1 for no end, not 0")
-        for name, least in LEAST.items():
-            if settings[name] is not None and settings[name] < least:
-                raise ValueError(f"{name} must be at least {least}, not {settings[name]}")
         settings["profiler"] = settings["profiler"] or NoProfiler()
         try:
             trainer = self.trainer_class(**settings)

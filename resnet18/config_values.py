@@ -1,4 +1,4 @@
-"""Values that jsonargparse takes and that mean nothing: null for a number, NaN, a metric of the test images."""
+"""Values that jsonargparse takes and that mean nothing: null for a number, NaN, no steps, a test metric watched."""
 
 import inspect
 import math
@@ -14,6 +14,8 @@ from resnet18.class_paths import import_object
 from resnet18.classifier import Classifier
 from resnet18.config_files import leaves
 
+# What the Trainer takes without looking, to divide by zero or do nothing later.
+LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
 GROUPS = {"model": Classifier, "trainer": Trainer, "best": BestCheckpoint, "last": LastCheckpoint}
 
 
@@ -26,6 +28,13 @@ def refused_values(config: Namespace) -> Iterator[tuple[str, str]]:
             yield key, f"expected a finite number, not {value}"
         if key.endswith("monitor") and str(value).startswith("test/"):
             yield key, f"{value} would choose by the test images; monitor a val/ metric"
+    trainer = config.get("trainer", Namespace())
+    for name in ("max_epochs", "max_steps"):
+        if trainer.get(name) == 0:
+            yield f"trainer.{name}", f"{name} must be at least 1, or -1 for no end, not 0"
+    for name, least in LEAST.items():
+        if (value := trainer.get(name)) is not None and value < least:
+            yield f"trainer.{name}", f"{name} must be at least {least}, not {value}"
     yield from ((key, "expected a value, not null") for key in _nulls(vars(config), None, ""))
 
 

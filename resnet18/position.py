@@ -47,9 +47,8 @@ def validation_follows(trainer: Trainer) -> bool:
 def ends_before_its_epoch(trainer: Trainer) -> bool:
     """Whether the run is to end after this batch, by ``max_steps``, ``max_time`` or a callback, in mid-epoch."""
     loop: Any = trainer.fit_loop
-    if at_last_batch(trainer):
-        return False
-    return loop.epoch_loop._is_training_done or bool(trainer.should_stop and loop._can_stop_early)
+    stops = trainer.global_step == loop.max_steps or (trainer.should_stop and loop._can_stop_early)
+    return stops and not at_last_batch(trainer)
 
 
 def loop_state(trainer: Trainer) -> dict[str, Any]:

@@ -77,10 +77,11 @@ class GracefulStop(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        received = self.agreed if trainer.world_size > 1 else self.received
         # Not before a validation, nor at an epoch's last batch, where Lightning has things left to do; see
         # LastCheckpoint. Every rank sees the same here.
-        if is_between_steps(trainer) and not _waits(trainer):
-            self._stop(trainer, self.agreed if trainer.world_size > 1 else self.received, None)
+        if received and is_between_steps(trainer) and not _waits(trainer):
+            self._stop(trainer, received, None)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.num_training_batches == 1:  # no step of such an epoch is not its last
