@@ -111,3 +111,13 @@ def test_a_run_that_was_moved_keeps_its_best_epoch(lightning, tmp_path: Path, mo
     assert (tmp_path / "elsewhere" / "moved" / "checkpoints" / "best.ckpt").read_bytes() == best
     rows = [row for row in csv.DictReader((tmp_path / "elsewhere/moved/metrics.csv").open()) if row["val/top1"]]
     assert len(rows) == 3
+
+
+@pytest.mark.parametrize("ema", ["0", "0.9"])
+def test_two_epochs_and_two_more_are_four(ema: str, lightning) -> None:
+    options = (*DROPOUT_RUN[:9], *DROPOUT_RUN[11:], "--model.ema", ema)  # without a schedule, of a length
+    assert lightning(*options, "--trainer.max_epochs", "4", "--run_dir", "whole").status == 0
+    assert lightning(*options, "--trainer.max_epochs", "2", "--run_dir", "halves").status == 0
+    done = lightning("fit", "--ckpt_path", "halves", "--trainer.max_epochs", "4")
+    assert done.status == 0, done.err
+    assert differences(Path("whole"), Path("halves")) == []
