@@ -3,7 +3,7 @@
 Images come in as uint8 and are normalised inside, with the mean and standard deviation held in the state: a checkpoint
 carries its own preprocessing, and a batch crosses to the device at a quarter of the bytes.
 
-Between two log points (``trainer.log_every_n_steps``) nothing waits for the device; what is logged at one is up to
+Between two log points (``trainer.log_every_n_steps``) nothing here waits for the device; what is logged at one is up to
 :class:`~resnet18.callbacks.training_log.TrainingLog`, which the module brings along. Validation and test sum on the
 device too and log once, at their end.
 """

@@ -35,7 +35,8 @@ class FiniteLoss(Callback):
         last: What writes the checkpoint, where there is one.
 
     Raises:
-        RunError: In ``on_before_optimizer_step``, on every rank, where the loss of any is not finite.
+        RunError: In ``on_before_optimizer_step``, where the loss of any rank is not finite; from rank 0, which speaks
+            for the others. These end too, with status 1.
     """
 
     def __init__(self, stop: GracefulStop, last: LastCheckpoint | None) -> None:
@@ -82,7 +83,7 @@ class FiniteLoss(Callback):
         finite = all(bool(parameter.isfinite().all()) for parameter in pl_module.parameters())
         saved = self.last.save(trainer, loops) if self.last is not None and finite else None
         if not trainer.is_global_zero:
-            raise SystemExit(1)  # rank 0 speaks for all
+            raise SystemExit(1)
         lines = self._report(trainer, optimizer, losses, rank)
         if saved is not None:
             lines.append(f"the weights after step {trainer.global_step:,} are kept in {saved}")
