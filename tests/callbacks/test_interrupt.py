@@ -107,7 +107,11 @@ def test_without_checkpoints_there_is_nothing_to_go_on_from(lightning) -> None:
 
 def test_where_nothing_trains_an_interrupt_is_a_line(lightning) -> None:
     assert lightning(*RUN, "--run_dir", "run", *signalled(epoch=99, batch=0, signum=2)).status == 0
-    done = lightning("test", "--ckpt_path", "run")
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    try:
+        done = lightning("test", "--ckpt_path", "run")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert (done.status, done.err) == (130, "\nlightning test: stopped by SIGINT\n")
 
 
