@@ -76,7 +76,10 @@ class BackgroundFiles(WholeFiles):
 
 
 def _keep(path: Path, previous: Path) -> None:
-    """Gives a file a second name, in place of what had it; at no moment is either name without a whole file."""
+    """Gives a file a second name, in place of what had it.
+
+    Where there are hard links, neither name is without a whole file at any moment; else the second one has it.
+    """
     link = previous.with_name(f".{previous.name}.partial")
     link.unlink(missing_ok=True)
     try:

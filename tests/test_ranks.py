@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, picture_folder, start
+from conftest import DROPOUT_NET, ROOT, picture_folder, start
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 import resnet18
@@ -25,26 +25,13 @@ from resnet18.data.streamed import StreamedTrainLoader
 from resnet18.errors import RunError
 from resnet18.optimization import NORMS, decay_groups
 
-MINE = """
+SLOWED = "time.sleep(float(os.environ.get('SLOW', 0)))\n        return self.fc"
+MINE = (
+    DROPOUT_NET.replace("return self.fc", SLOWED)
+    + """
 import json, os, time, zlib
 
-import torch
 from lightning.pytorch import Callback
-from torch import nn
-
-
-class Net(nn.Module):
-    # Small and quick, with what ranks can get wrong: norm statistics and dropout.
-    def __init__(self, num_classes: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 8, 3, padding=1)
-        self.norm = nn.BatchNorm2d(8)
-        self.drop = nn.Dropout(0.3)
-        self.fc = nn.Linear(8, num_classes)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        time.sleep(float(os.environ.get("SLOW", 0)))
-        return self.fc(self.drop(self.norm(self.conv(x)).relu().mean((2, 3))))
 
 
 class Seen(Callback):
@@ -55,8 +42,9 @@ class Seen(Callback):
             with open(f"{os.environ['SEEN']}-{trainer.global_rank}", "a") as file:
                 file.write(json.dumps(images) + "\\n")
 """
+)
 RUN = (
-    *("fit", "--model.backbone", "mine.Net", "--model.optimizer", "SGD", "--model.optimizer.lr", "0.1"),
+    *("fit", "--model.backbone", "mine.WithDropout", "--model.optimizer", "SGD", "--model.optimizer.lr", "0.1"),
     *(
         "--model.optimizer.momentum",
         "0.9",
@@ -293,7 +281,7 @@ def test_a_job_that_slurm_stops_is_queued_again_and_goes_on(tmp_path: Path) -> N
     job |= {"NNODES": "1", "NODELIST": "127.0.0.1", "CPUS_PER_TASK": "1"}
     environment = {f"SLURM_{name}": value for name, value in job.items()}
     environment["PATH"] = f"{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-    small = ("--model.backbone", "mine.Net", "--trainer.accelerator", "cpu", "--trainer.precision", "32-true")
+    small = ("--model.backbone", "mine.WithDropout", "--trainer.accelerator", "cpu", "--trainer.precision", "32-true")
     submitted = ("configs/digits.yaml", *small, "--trainer.max_epochs", "2", *QUIET, "--last.every_n_steps", "4")
     script = ("bash", ROOT / "configs" / "slurm.sbatch", *submitted)
     run = tmp_path / "runs" / "slurm" / "4711"
