@@ -29,6 +29,7 @@ from resnet18.checkpoints import FOLDER, LAST, run_directory
 from resnet18.class_paths import import_object
 from resnet18.data.base import ImageDataModule
 from resnet18.errors import RunError, UsageError
+from resnet18.lightning_parts import for_evaluation, prepare_callbacks
 from resnet18.loggers import MetricsFile, start_wandb, wandb_without_questions
 from resnet18.messages import closing, finished, opening, scores
 from resnet18.parser import KeyedError, parameter_names
@@ -47,6 +48,9 @@ class Program(Arguments):
     """One command, parsed and made, and ready to :meth:`start`. Its arguments are those of :class:`Arguments`."""
 
     directory: Path | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Program":
+        return self  # a module's optimizer and schedule reach it: copies of the module share what it was made by
 
     def before_instantiate_classes(self) -> None:
         dumped = self.parser.dump(self.config, skip_link_targets=True, skip_unset=False)
@@ -143,6 +147,8 @@ class Program(Arguments):
         own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         if self.command == "fit":
             callbacks.append(StepSeeding(self.config.seed_everything))
+        else:
+            callbacks = for_evaluation(callbacks)
         if self.command == "predict":
             self.table = PredictionTable(self._output(), self.datamodule.class_names)
             callbacks.append(self.table)
@@ -161,6 +167,7 @@ class Program(Arguments):
             callbacks += [FiniteLoss(stop, last=None), stop]
         else:
             best, last = self.config_init["best"], self.config_init["last"]
+            prepare_callbacks(callbacks, self.directory / FOLDER, best, last, self.model.averaging.decay > 0)
             best.dirpath = str((self.directory / FOLDER).absolute())
             last.dirpath = self.directory / FOLDER
             stop = SavingStop(last)
