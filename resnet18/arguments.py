@@ -6,6 +6,7 @@ Files come first to last, then what is typed; below them lies the configuration 
 import argparse
 import itertools
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,12 @@ TRAINER_DEFAULTS = {
 def say(text: str) -> None:
     """A line for whoever started the command."""
     print(text, flush=True)
+
+
+@rank_zero_only
+def warn(text: str) -> None:
+    """The same where something is not as it might be."""
+    print(text, file=sys.stderr, flush=True)
 
 
 class Arguments(LightningCLI):

@@ -18,7 +18,7 @@ from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from resnet18.arguments import Arguments, say
+from resnet18.arguments import Arguments, say, warn
 from resnet18.callbacks.finite import FiniteLoss
 from resnet18.callbacks.interrupt import GracefulStop, SavingStop
 from resnet18.callbacks.predictions import PredictionTable
@@ -34,6 +34,7 @@ from resnet18.loggers import MetricsFile, start_wandb, wandb_without_questions
 from resnet18.messages import closing, finished, opening, scores
 from resnet18.parser import KeyedError, parameter_names
 from resnet18.position import is_dry_run, planned_steps
+from resnet18.precision import choose_precision, emulation_warning, plugin_decides
 from resnet18.profiling import NoProfiler
 from resnet18.provenance import provenance, versions
 from resnet18.ranks import ending_together, prepare_ranks
@@ -53,6 +54,7 @@ class Program(Arguments):
         return self  # a module's optimizer and schedule reach it: copies of the module share what it was made by
 
     def before_instantiate_classes(self) -> None:
+        self._choose_precision()
         dumped = self.parser.dump(self.config, skip_link_targets=True, skip_unset=False)
         config = yaml.safe_load(dumped)
         self._hand_over_num_classes()
@@ -73,6 +75,17 @@ class Program(Arguments):
             "experiment": self.experiment
         }
         self._name_loggers()
+
+    def _choose_precision(self) -> None:
+        """Fills in a precision that was left out, before the configuration is stored: a run keeps its own."""
+        trainer = self.config.trainer
+        self.precision_reason = "as configured" if self.stored is None else "the run's own"
+        if trainer.precision is not None or plugin_decides(trainer.plugins):
+            return
+        if self.stored is not None:
+            trainer.precision = "32-true"  # what Lightning takes for none
+        else:
+            trainer.precision, self.precision_reason = choose_precision(trainer.accelerator)
 
     def _hand_over_num_classes(self) -> None:
         """Sees to it that a function learns the number of classes too.
@@ -130,6 +143,9 @@ class Program(Arguments):
             super().instantiate_classes()
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise self._blame(error) from error
+        trainer = self.config.trainer
+        if warning := emulation_warning(trainer.precision, trainer.accelerator):
+            warn(warning)
         if self.command != "fit":
             return
         try:  # before the data are touched, which may take a download
@@ -251,6 +267,7 @@ class Program(Arguments):
                 start_wandb(logger)
             logger.log_hyperparams({**self.record, "versions": versions()})
         say(opening(self.directory, self.model, self.datamodule, self.trainer))
+        say(f"precision {self.trainer.precision}: {self.precision_reason}")
 
     @rank_zero_only
     def _close_run(self) -> None:

@@ -28,8 +28,8 @@ from resnet18.schedules import OneCycle, Triangular, WarmupCosine
 
 
 def network() -> nn.Sequential:
-    layers = nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    return nn.Sequential(*layers, nn.Linear(4, 10))
+    layers = nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(8, 10))
 
 
 def make(backbone: nn.Module, optimizer: Any = None, **settings: Any) -> Classifier:
@@ -47,7 +47,7 @@ def groups(classifier: Classifier) -> list[tuple[float, float, list[str]]]:
 
 @pytest.mark.parametrize(
     ("backbone", "name"),
-    [(network(), "5"), (resnet18(width=4), "fc"), (nn.Linear(4, 2), ""), (nn.Flatten(), "")],
+    [(network(), "5"), (resnet18(width=8), "fc"), (nn.Linear(4, 2), ""), (nn.Flatten(), "")],
 )
 def test_the_head_is_the_last_layer(backbone: nn.Module, name: str) -> None:
     assert head_name(backbone) == name
@@ -175,7 +175,7 @@ def rates_by_hand(schedule: Callable[..., LRScheduler], steps: int) -> list[floa
 
 
 FIT = (
-    *("fit", "--config", CONFIG, "--model.backbone.width", "4", "--trainer.precision", "32-true"),
+    *("fit", "--config", CONFIG, "--model.backbone.width", "8", "--trainer.precision", "32-true"),
     *("--data.batch_size", "256", "--trainer.log_every_n_steps", "1", "--trainer.logger", "false"),
     *("--trainer.max_epochs", "1", "--run_dir", "run", "--model.optimizer.lr", "0.01"),
 )
