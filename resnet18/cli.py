@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.utilities.spike import TrainingSpikeException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import WandbLogger
@@ -29,13 +30,22 @@ from resnet18.checkpoints import FOLDER, LAST, run_directory
 from resnet18.class_paths import import_object
 from resnet18.data.base import ImageDataModule
 from resnet18.errors import RunError, UsageError
-from resnet18.lightning_parts import for_evaluation, prepare_callbacks
+from resnet18.lightning_parts import (
+    as_list,
+    check_flags,
+    check_limits,
+    check_resuming,
+    clip_fused,
+    for_evaluation,
+    prepare_callbacks,
+)
 from resnet18.loggers import MetricsFile, start_wandb, wandb_without_questions
+from resnet18.lr_finder import NAME, check_search, find_rate, take_finder
 from resnet18.messages import closing, finished, opening, scores
 from resnet18.parser import KeyedError, parameter_names
 from resnet18.position import is_dry_run, planned_steps
 from resnet18.precision import choose_precision, emulation_warning, plugin_decides
-from resnet18.profiling import NoProfiler
+from resnet18.profiling import profiler_into, report_of
 from resnet18.provenance import provenance, versions
 from resnet18.ranks import ending_together, prepare_ranks
 from resnet18.runs import METRICS, create_run, new_run_id, write_config
@@ -55,8 +65,10 @@ class Program(Arguments):
 
     def before_instantiate_classes(self) -> None:
         self._choose_precision()
+        self.finder = take_finder(self.config.trainer)
         dumped = self.parser.dump(self.config, skip_link_targets=True, skip_unset=False)
-        config = yaml.safe_load(dumped)
+        # What jsonargparse writes before a name that might be a function's: ModelPruning's pruning_fn.
+        config = yaml.safe_load(dumped.replace("Unable to serialize instance ", ""))
         self._hand_over_num_classes()
         if self.command != "fit":
             self.config.trainer.logger = False  # W&B's would make its directory
@@ -141,6 +153,8 @@ class Program(Arguments):
         wandb_without_questions()
         try:
             super().instantiate_classes()
+        except KeyedError as error:
+            raise UsageError(f"{self._culprit(error.key)}{error}") from None
         except (ValueError, TypeError, MisconfigurationException) as error:
             raise self._blame(error) from error
         trainer = self.config.trainer
@@ -158,8 +172,8 @@ class Program(Arguments):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = {**self.config_init["trainer"], **kwargs}
-        given = settings["callbacks"] or []
-        callbacks: list[Callback] = list(given) if isinstance(given, list) else [given]
+        check_flags(self.command, settings)
+        callbacks: list[Callback] = as_list(settings["callbacks"])
         own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         if self.command == "fit":
             callbacks.append(StepSeeding(self.config.seed_everything))
@@ -183,13 +197,13 @@ class Program(Arguments):
             callbacks += [FiniteLoss(stop, last=None), stop]
         else:
             best, last = self.config_init["best"], self.config_init["last"]
-            prepare_callbacks(callbacks, self.directory / FOLDER, best, last, self.model.averaging.decay > 0)
+            prepare_callbacks(callbacks, self.directory / FOLDER, best, last, self.model)
             best.dirpath = str((self.directory / FOLDER).absolute())
             last.dirpath = self.directory / FOLDER
             stop = SavingStop(last)
-            callbacks += [FiniteLoss(stop, last), best, last, stop]
-            plugins = settings["plugins"] or []
-            plugins = plugins if isinstance(plugins, list) else [plugins]
+            watched = [] if settings["limit_val_batches"] == 0 else [best]
+            callbacks += [FiniteLoss(stop, last), *watched, last, stop]
+            plugins = as_list(settings["plugins"])
             if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
                 settings["plugins"] = [*plugins, BackgroundFiles()]
         settings["default_root_dir"] = str(self.directory)
@@ -199,11 +213,13 @@ class Program(Arguments):
         settings["logger"] = [*(loggers if isinstance(loggers, list) else [loggers]), metrics]
 
     def _trainer(self, settings: dict[str, Any]) -> Trainer:
-        settings["profiler"] = settings["profiler"] or NoProfiler()
+        run = self.directory if self.command == "fit" else run_directory(self.checkpoint_path)
+        settings["profiler"] = profiler_into(None if settings["fast_dev_run"] else run or Path(), settings["profiler"])
         try:
             trainer = self.trainer_class(**settings)
-        except (TypeError, RuntimeError) as error:  # for a number or kind of devices that is not to be had
+        except (TypeError, RuntimeError, ImportError) as error:  # for what this machine does not have
             raise self._blame(error) from error
+        clip_fused(trainer)
         last = self.config_init["last"] if self.command == "fit" else None
         prepare_ranks(trainer, self.command, last, settings["sync_batchnorm"] is True)
         return trainer
@@ -214,7 +230,11 @@ class Program(Arguments):
         try:
             with ending_together(self.trainer):
                 getattr(self, f"_{self.command}")()
+            if self.trainer.is_global_zero and (report := report_of(self.trainer.profiler)):
+                say(f"profile {report}")
             status = 0
+        except (MisconfigurationException, TrainingSpikeException) as error:  # Lightning's, for what can't go on
+            raise RunError(" ".join(str(error).split())) from error
         finally:
             self.datamodule.teardown(self.command)
             for logger in self.trainer.loggers:
@@ -225,23 +245,42 @@ class Program(Arguments):
         self.model.run_config = self.record
         if self.checkpoint_path is None and self.config.init_from:
             say(start_from(self.model.backbone, self.config.init_from))
-        if self.checkpoint_path is not None and self._finished():
-            return
+        if self.checkpoint_path is not None:
+            if self._finished():
+                return
+            check_resuming(self.trainer)
         if self.trainer.is_global_zero:
-            # Before anything is written: what is wrong with the data shows here.
-            self.datamodule.prepare_data()
-            try:
-                self.datamodule.setup("fit")
-                try_schedule(self.model, planned_steps(self.trainer, self.datamodule.batches(self.trainer.world_size)))
-            except (ValueError, TypeError) as error:
-                raise self._blame(error) from error
-            self._compare_data()
-            try_one_image(self.model, self.datamodule.input_size, self.trainer.strategy.root_device)
+            self._try()
             if not is_dry_run(self.trainer):
                 self._open_run()
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.checkpoint_path, weights_only=True)
         if not is_dry_run(self.trainer):
             self._close_run()
+
+    def _try(self) -> None:
+        """Before anything is written: what is wrong with the data shows here."""
+        self.datamodule.prepare_data()
+        try:
+            self.datamodule.setup("fit")
+            batches = self.datamodule.batches(self.trainer.world_size)
+            check_limits(self.trainer, batches, self.datamodule)
+            try_schedule(self.model, planned_steps(self.trainer, batches))
+        except (ValueError, TypeError) as error:
+            raise self._blame(error) from error
+        self._compare_data()
+        try_one_image(self.model, self.datamodule.input_size, self.trainer.strategy.root_device)
+
+    def find_rate(self) -> list[str]:
+        """The option that gives the learning rate which a LearningRateFinder finds; this program is spent then."""
+        if self.command != "fit" or self.finder is None or is_dry_run(self.trainer):
+            return []
+        check_search(self.model, self.trainer.world_size, self.checkpoint_path is not None)
+        if self.config.init_from:
+            start_from(self.model.backbone, self.config.init_from)
+        self._try()
+        rate = find_rate(self.trainer_class, self.config_init["trainer"], self.model, self.datamodule, self.finder)
+        say(f"{NAME}: the loss fell fastest at {rate:g}; the run starts with --model.optimizer.lr {rate:g}")
+        return ["--model.optimizer.lr", f"{rate:g}"]
 
     def _finished(self) -> bool:
         if "optimizer_states" not in self.checkpoint:
@@ -320,4 +359,7 @@ class Program(Arguments):
 
 def run(command: str, arguments: list[str]) -> None:
     """What ``lightning COMMAND ARGUMENTS`` does; raises what :mod:`resnet18.__main__` turns into an exit status."""
-    Program(command, arguments).start()
+    program = Program(command, arguments)
+    if found := program.find_rate():
+        program = Program(command, [*arguments, *found])
+    program.start()
