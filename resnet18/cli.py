@@ -36,7 +36,6 @@ from resnet18.lightning_parts import (
     check_limits,
     check_resuming,
     clip_fused,
-    for_evaluation,
     prepare_callbacks,
 )
 from resnet18.loggers import MetricsFile, start_wandb, wandb_without_questions
@@ -177,8 +176,6 @@ class Program(Arguments):
         own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         if self.command == "fit":
             callbacks.append(StepSeeding(self.config.seed_everything))
-        else:
-            callbacks = for_evaluation(callbacks)
         if self.command == "predict":
             self.table = PredictionTable(self._output(), self.datamodule.class_names)
             callbacks.append(self.table)
