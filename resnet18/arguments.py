@@ -4,8 +4,6 @@ Files come first to last, then what is typed; below them lies the configuration 
 """
 
 import argparse
-import itertools
-import re
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +20,9 @@ from resnet18.config_files import LINKED, check_class_at, check_file, leaves, re
 from resnet18.config_values import refused_values
 from resnet18.data.base import ImageDataModule
 from resnet18.errors import RunError, UsageError
+from resnet18.faults import argument_at_fault, class_at, key_of
 from resnet18.names import hint
-from resnet18.parser import KeyedError, MissingError, Parser, explain
+from resnet18.parser import KeyedError, MissingError, Parser, innermost
 from resnet18.runs import stored_config
 
 FIT_ONLY = ("best", "last", "experiment", "init_from", "run_dir")
@@ -183,10 +182,13 @@ class Arguments(LightningCLI):
         names = [str(path) for path in (*self.config_paths, self.checkpoint_path) if path is not None]
         return ", ".join(names) or "the command line"
 
+    def _options(self) -> list[str]:
+        return [shown(argument.partition("=")[0].lstrip("-")) for argument in self.arguments]
+
     def _culprit(self, key: str) -> str:
         """The configuration file that a key comes from, as the start of a sentence; nothing for the command line."""
         key = without_numbers(shown(key))
-        options = [shown(argument.partition("=")[0].lstrip("-")) for argument in self.arguments]
+        options = self._options()
         if not key or any(option == key or (option and key.startswith(f"{option}.")) for option in options):
             return ""
         for path in reversed(self.config_paths):
@@ -195,27 +197,28 @@ class Arguments(LightningCLI):
                     return f"{path}: "
         return ""
 
-    def _blame(self, error: Exception) -> UsageError:
-        """An error that a value met when it was used, with the key that the message is about and its file."""
-        told = str(explain(str(error), ()))
-        words = re.findall(r"\w+", told.replace("Invalid learning rate", "lr"))
-        keys = {
-            key: value
-            for key, value in leaves(self.config)
-            if key.startswith(("model.", "data.", "trainer.", "last.", "best."))
-        }
-        named = [key for key in keys if key.rpartition(".")[2] in words]
-        # Several classes may have an argument of that name: the message most often ends in the value.
-        exact = [key for key in named if re.search(rf"(?:not|got|:) '?{re.escape(str(keys[key]))}\b", told)]
+    def _refused(self, error: Exception, key: str) -> UsageError:
+        """What a value met when it was used, with its key and the file that this is from.
+
+        Args:
+            error: What was raised.
+            key: Of what was made or used; where the parser saw a class raise it, that class's own key counts.
+        """
+        made, given = class_at(self.config, key), self.config.get(f"{key}.init_args") or self.config.get(key) or {}
+        if self.parser.raised and str(self.parser.raised[0]) in str(error):  # jsonargparse tells of it in one of its own
+            error, made, given = self.parser.raised
+            key = key_of(self.config, made, given) or key
+        text = innermost(str(error))
         if isinstance(error, ZeroDivisionError):
-            named = [key for key, value in keys.items() if value == 0 and key.startswith("model.schedule.")]
-            told = f"must not be 0: {told}"
-        elif not named:  # a message of Lightning's may name the value alone
-            named = [key for key, value in keys.items() if isinstance(value, str) and value in words]
-        places = {key: words.index(last) for key in exact or named if (last := key.rpartition(".")[2]) in words}
-        key = min(places, key=places.__getitem__) if places else next(iter(named), "")
-        name = f"{shown(key)}: " if key else ""
-        return UsageError(f"{self._culprit(key)}{name}{told.removeprefix(name)}")
+            text = f"must not be 0: {text}"
+        if text.startswith("backbone_lr_scale "):  # the model's, which its optimizer and its schedule have to bear
+            name = "model.backbone_lr_scale"
+        elif name := argument_at_fault(text, made, given):
+            name = f"{key}.{name}"
+        elif any(option.startswith(f"{shown(key)}.") for option in self._options()):
+            return UsageError(f"{shown(key)}: {text}")  # what is at fault may stand in a file or on the command line
+        name = name or key
+        return UsageError(f"{self._culprit(name)}{shown(name)}: {text}")
 
     def _compare(self, stored: Namespace) -> None:
         before, now = dict(leaves(stored)), dict(leaves(self.config))
@@ -254,7 +257,9 @@ def _whole_number(seed: Any) -> int:
 
 def _values(arguments: list[str], *names: str) -> list[str]:
     """What an option was given, each time it was: `--name value` and `--name=value`."""
-    joined = [
-        value for name, found, value in (argument.partition("=") for argument in arguments) if found and name in names
-    ]
-    return joined + [value for name, value in itertools.pairwise(arguments) if name in names]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(*names, action="append", default=[], dest="values")
+    try:
+        return parser.parse_known_args(arguments)[0].values
+    except argparse.ArgumentError:  # for one without a value, which the command's parser will say
+        return []

@@ -27,6 +27,7 @@ from resnet18.callbacks.seeding import StepSeeding
 from resnet18.checkpoint_files import BackgroundFiles
 from resnet18.checkpoints import FOLDER, LAST, run_directory
 from resnet18.class_paths import import_object
+from resnet18.config_files import leaves, shown
 from resnet18.data.base import ImageDataModule
 from resnet18.errors import RunError, UsageError
 from resnet18.loggers import MetricsFile, start_wandb, wandb_without_questions
@@ -52,6 +53,7 @@ class Program(Arguments):
         dumped = self.parser.dump(self.config, skip_link_targets=True, skip_unset=False)
         config = yaml.safe_load(dumped)
         self._hand_over_num_classes()
+        self.parser.add_instantiator(_make, object)  # after Lightning's own two, for all other classes
         if self.command != "fit":
             self.config.trainer.logger = False  # W&B's would make its directory
             return
@@ -94,7 +96,7 @@ class Program(Arguments):
         try:
             data = parser.instantiate(Namespace(data=self.config.data)).data
         except ValueError as error:
-            raise self._blame(error) from error
+            raise self._refused(error, "data") from error
         place = "init_args" if named else "dict_kwargs"
         given = backbone.get(place) or Namespace()
         backbone[place] = Namespace({**vars(given), "num_classes": data.num_classes})
@@ -123,18 +125,32 @@ class Program(Arguments):
     def instantiate_classes(self) -> None:
         wandb_without_questions()
         try:
-            super().instantiate_classes()
+            self.config_init = self.parser.instantiate_classes(self.config)
         except (ValueError, TypeError, MisconfigurationException) as error:
-            raise self._blame(error) from error
+            # The parser knows which class it was; else it was a function, and only a backbone is made by one here.
+            raise self._refused(error, "model.backbone") from error
+        self.datamodule, self.model = self.config_init["data"], self.config_init["model"]
+        self.trainer = self.instantiate_trainer()
         if self.command != "fit":
             return
         try:  # before the data are touched, which may take a download
             check_monitors(self.trainer.callbacks)  # type: ignore[attr-defined]
-            try_schedule(self.model)
+        except ValueError as error:
+            key = next(key for key, value in leaves(self.config) if key.endswith(".monitor") and f"not {value}" in str(error))
+            raise UsageError(f"{self._culprit(key)}{shown(key)}: {error}") from None
+        self._try_recipe()
+
+    def _try_recipe(self, total_steps: float = 1) -> None:
+        """Makes the optimizer and the schedule of a run of this length, and lets the schedule step once."""
+        try:
+            key = "model.optimizer"
+            self.model.make_optimizer()
+            key = "model.schedule"
+            try_schedule(self.model, total_steps)
         except KeyedError as error:
             raise UsageError(f"{self._culprit(error.key)}{error}") from None
         except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
-            raise self._blame(error) from error
+            raise self._refused(error, key) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = {**self.config_init["trainer"], **kwargs}
@@ -179,8 +195,8 @@ class Program(Arguments):
         settings["profiler"] = settings["profiler"] or NoProfiler()
         try:
             trainer = self.trainer_class(**settings)
-        except (TypeError, RuntimeError) as error:  # for a number or kind of devices that is not to be had
-            raise self._blame(error) from error
+        except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+            raise self._refused(error, "trainer") from error
         last = self.config_init["last"] if self.command == "fit" else None
         prepare_ranks(trainer, self.command, last, settings["sync_batchnorm"] is True)
         return trainer
@@ -209,9 +225,10 @@ class Program(Arguments):
             self.datamodule.prepare_data()
             try:
                 self.datamodule.setup("fit")
-                try_schedule(self.model, planned_steps(self.trainer, self.datamodule.batches(self.trainer.world_size)))
+                batches = self.datamodule.batches(self.trainer.world_size)
             except (ValueError, TypeError) as error:
-                raise self._blame(error) from error
+                raise self._refused(error, "data") from error
+            self._try_recipe(planned_steps(self.trainer, batches))
             self._compare_data()
             try_one_image(self.model, self.datamodule.input_size, self.trainer.strategy.root_device)
             if not is_dry_run(self.trainer):
@@ -292,6 +309,10 @@ class Program(Arguments):
         if not path.parent.is_dir():
             raise RunError(f"output: there is no directory {path.parent}")
         return path
+
+
+def _make(kind: type, *args: Any, applied_instantiation_links: dict[str, Any], **given: Any) -> Any:
+    return kind(*args, **given)
 
 
 def run(command: str, arguments: list[str]) -> None:

@@ -6,7 +6,7 @@ of this but the last, between dumps of types and values.
 
 import importlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
@@ -47,6 +47,23 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)  # or `--trainer.max_epoch 3` is taken, in silence, for max_epochs
         super().__init__(*args, **kwargs)
+
+        self.raised: tuple[Exception, type, dict[str, Any]] | None = None
+        """The last error of a class that was made, the class, and what it was given."""
+
+    def add_instantiator(
+        self, instantiator: Callable[..., Any], class_type: type, subclasses: bool = True, prepend: bool = False
+    ) -> None:
+        """As jsonargparse's; and notes which class raised, also where it is made later, as optimizers are."""
+
+        def make(kind: type, *args: Any, applied_instantiation_links: dict[str, Any], **given: Any) -> Any:
+            try:
+                return instantiator(kind, *args, applied_instantiation_links=applied_instantiation_links, **given)
+            except Exception as error:
+                self.raised = error, kind, given
+                raise
+
+        super().add_instantiator(make, class_type, subclasses=subclasses, prepend=prepend)
 
     def add_function_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
         # jsonargparse 4.53 hands a function the links of a class, which it then does not take.
@@ -102,7 +119,7 @@ def explain(message: str, options: Iterable[str]) -> KeyedError:
         return KeyedError(key, f"{found[1]} is a module; a class in it is wanted")
     if value is not None and value[:1] in {*"[0123456789", "-"}:
         return KeyedError(key, f"expected a class, not {value}")
-    error = KeyedError(key, _innermost(message))
+    error = KeyedError(key, innermost(message))
     error.unclear = True
     return error
 
@@ -153,7 +170,8 @@ def _given_value(message: str) -> str | None:
     return None
 
 
-def _innermost(message: str) -> str:
+def innermost(message: str) -> str:
+    """What a message of many lines says, in three at the most."""
     lines = [" ".join(line.split()).removeprefix("- ") for line in message.splitlines() if line.strip()]
     noise = (
         *("Parser key", "Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>"),

@@ -67,12 +67,13 @@ class Check(Program):
         self.datamodule.prepare_data()
         try:
             self.datamodule.setup("fit")
-            optimizer = at_peak(network)
             batches = [
                 (images, labels) for images, labels in itertools.islice(self.datamodule.train_dataloader(), BATCHES)
             ]
         except (ValueError, TypeError) as error:
-            raise self._blame(error) from error
+            raise self._refused(error, "data") from error
+        self._try_recipe()
+        optimizer = at_peak(network)
         self._title(network)
         found: list[Finding] = []
         for finding in self._findings(network, optimizer, batches):
