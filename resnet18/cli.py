@@ -4,13 +4,13 @@ A LightningCLI with one directory a run, configurations that come back from chec
 :mod:`resnet18.__main__` is what the scripts call; it answers ``--help`` without importing any of this.
 """
 
-import inspect
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -26,13 +26,12 @@ from resnet18.callbacks.progress import EpochLines
 from resnet18.callbacks.seeding import StepSeeding
 from resnet18.checkpoint_files import BackgroundFiles
 from resnet18.checkpoints import FOLDER, LAST, run_directory
-from resnet18.class_paths import import_object
 from resnet18.config_files import leaves, shown
-from resnet18.data.base import ImageDataModule
+from resnet18.config_values import FOLDER_NAMES, can_name_a_folder
 from resnet18.errors import RunError, UsageError
 from resnet18.loggers import MetricsFile, start_wandb, wandb_without_questions
 from resnet18.messages import closing, finished, opening, scores
-from resnet18.parser import KeyedError, parameter_names
+from resnet18.parser import KeyedError, make
 from resnet18.position import is_dry_run, planned_steps
 from resnet18.profiling import NoProfiler
 from resnet18.provenance import provenance, versions
@@ -53,12 +52,15 @@ class Program(Arguments):
         dumped = self.parser.dump(self.config, skip_link_targets=True, skip_unset=False)
         config = yaml.safe_load(dumped)
         self._hand_over_num_classes()
-        self.parser.add_instantiator(_make, object)  # after Lightning's own two, for all other classes
+        self.parser.add_instantiator(make, object)  # all that are not Lightning's own two
         if self.command != "fit":
             self.config.trainer.logger = False  # W&B's would make its directory
             return
         self.resumed = run_directory(self.checkpoint_path) if self.checkpoint_path else None
-        self.experiment = config["experiment"] or self._experiment()
+        self.experiment = self._experiment() if config["experiment"] is None else config["experiment"]
+        if not self.resumed and not can_name_a_folder(self.experiment):
+            where = self._culprit("experiment")
+            raise UsageError(f"{where}experiment must be a name {FOLDER_NAMES}, not {self.experiment!r}")
         self.run_id = new_run_id()  # on several ranks rank 0's counts: what writes has it told by that one
         if config["run_dir"]:
             self.directory = Path(config["run_dir"])
@@ -71,35 +73,6 @@ class Program(Arguments):
             "experiment": self.experiment
         }
         self._name_loggers()
-
-    def _hand_over_num_classes(self) -> None:
-        """Sees to it that a function learns the number of classes too.
-
-        jsonargparse's link reaches classes. For a function that hides its parameters behind ``**kwargs``, as most of
-        torchvision's do, it is dropped in silence.
-        """
-        backbone = self.config.model.backbone
-        if not isinstance(backbone, Namespace):
-            return
-        made = import_object(backbone.class_path)
-        named = "num_classes" in parameter_names(made)
-        if named and isinstance(made, type):
-            return
-        kinds = [parameter.kind for parameter in inspect.signature(made).parameters.values()]
-        if not named and inspect.Parameter.VAR_KEYWORD not in kinds:
-            raise UsageError(
-                f"{self._culprit('model.backbone')}model.backbone: {backbone.class_path} takes no num_classes, "
-                "and so can't be told how many the data have"
-            )
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_subclass_arguments(ImageDataModule, "data")
-        try:
-            data = parser.instantiate(Namespace(data=self.config.data)).data
-        except ValueError as error:
-            raise self._refused(error, "data") from error
-        place = "init_args" if named else "dict_kwargs"
-        given = backbone.get(place) or Namespace()
-        backbone[place] = Namespace({**vars(given), "num_classes": data.num_classes})
 
     def _experiment(self) -> str:
         if self.config_paths:
@@ -136,14 +109,15 @@ class Program(Arguments):
         try:  # before the data are touched, which may take a download
             check_monitors(self.trainer.callbacks)  # type: ignore[attr-defined]
         except ValueError as error:
-            key = next(key for key, value in leaves(self.config) if key.endswith(".monitor") and f"not {value}" in str(error))
+            watched = {key: value for key, value in leaves(self.config) if key.endswith(".monitor")}
+            key = next(key for key, value in watched.items() if f"not {value}" in str(error))
             raise UsageError(f"{self._culprit(key)}{shown(key)}: {error}") from None
         self._try_recipe()
 
     def _try_recipe(self, total_steps: float = 1) -> None:
         """Makes the optimizer and the schedule of a run of this length, and lets the schedule step once."""
+        key = "model.optimizer"
         try:
-            key = "model.optimizer"
             self.model.make_optimizer()
             key = "model.schedule"
             try_schedule(self.model, total_steps)
@@ -240,7 +214,8 @@ class Program(Arguments):
     def _finished(self) -> bool:
         if "optimizer_states" not in self.checkpoint:
             raise UsageError(
-                f"{self.checkpoint_path} holds weights only; go on from {LAST}, or --init_from {self.checkpoint_path}"
+                f"{self.checkpoint_path} holds weights only; resume from {LAST}, or start anew with "
+                f"--init_from {shlex.quote(str(self.checkpoint_path))}"
             )
         message = finished(self.checkpoint, self.trainer, self._run_name())
         if message is None:
@@ -309,10 +284,6 @@ class Program(Arguments):
         if not path.parent.is_dir():
             raise RunError(f"output: there is no directory {path.parent}")
         return path
-
-
-def _make(kind: type, *args: Any, applied_instantiation_links: dict[str, Any], **given: Any) -> Any:
-    return kind(*args, **given)
 
 
 def run(command: str, arguments: list[str]) -> None:

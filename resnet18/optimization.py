@@ -71,7 +71,7 @@ def make_optimizer(
     if head is None:
         return make(decay_groups(module)) if decays else optimizer
     if "lr" not in optimizer.defaults:
-        raise ValueError(f"backbone_lr_scale must be 1: {type(optimizer).__name__} has no learning rate for it to scale")
+        raise ValueError(f"backbone_lr_scale must be 1: {type(optimizer).__name__} has no learning rate to scale")
     groups = decay_groups(module) if decays else [{"params": trainable}]
     return make(trunk_groups(groups, head, optimizer.defaults["lr"] * trunk_lr_scale))
 

@@ -43,7 +43,7 @@ class Check(Program):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.add_argument("--output", type=str, default="check.png", help="The picture of the first batch to write.")
-        parser.add_argument("--steps", type=int, default=60, help="The most steps to learn one batch by heart.")
+        parser.add_argument("--steps", type=int, default=60, help="The most steps to overfit one batch.")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         # One process looks, whatever number is to train.
