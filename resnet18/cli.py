@@ -4,13 +4,13 @@ A LightningCLI with one directory a run, configurations that come back from chec
 :mod:`resnet18.__main__` is what the scripts call; it answers ``--help`` without importing any of this.
 """
 
-import inspect
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
@@ -26,12 +26,12 @@ from resnet18.callbacks.progress import EpochLines
 from resnet18.callbacks.seeding import StepSeeding
 from resnet18.checkpoint_files import BackgroundFiles
 from resnet18.checkpoints import FOLDER, LAST, run_directory
-from resnet18.class_paths import import_object
-from resnet18.data.base import ImageDataModule
+from resnet18.config_files import leaves, shown
+from resnet18.config_values import FOLDER_NAMES, can_name_a_folder
 from resnet18.errors import RunError, UsageError
 from resnet18.loggers import MetricsFile, start_wandb, wandb_without_questions
 from resnet18.messages import closing, finished, opening, scores
-from resnet18.parser import KeyedError, parameter_names
+from resnet18.parser import KeyedError, make
 from resnet18.position import is_dry_run, planned_steps
 from resnet18.precision import choose_precision, emulation_warning, plugin_decides
 from resnet18.profiling import NoProfiler
@@ -54,11 +54,15 @@ class Program(Arguments):
         dumped = self.parser.dump(self.config, skip_link_targets=True, skip_unset=False)
         config = yaml.safe_load(dumped)
         self._hand_over_num_classes()
+        self.parser.add_instantiator(make, object)  # all that are not Lightning's own two
         if self.command != "fit":
             self.config.trainer.logger = False  # W&B's would make its directory
             return
         self.resumed = run_directory(self.checkpoint_path) if self.checkpoint_path else None
-        self.experiment = config["experiment"] or self._experiment()
+        self.experiment = self._experiment() if config["experiment"] is None else config["experiment"]
+        if not self.resumed and not can_name_a_folder(self.experiment):
+            where = self._culprit("experiment")
+            raise UsageError(f"{where}experiment must be a name {FOLDER_NAMES}, not {self.experiment!r}")
         self.run_id = new_run_id()  # on several ranks rank 0's counts: what writes has it told by that one
         if config["run_dir"]:
             self.directory = Path(config["run_dir"])
@@ -82,35 +86,6 @@ class Program(Arguments):
             trainer.precision = "32-true"  # what Lightning takes for none
         else:
             trainer.precision, self.precision_reason = choose_precision(trainer.accelerator)
-
-    def _hand_over_num_classes(self) -> None:
-        """Sees to it that a function learns the number of classes too.
-
-        jsonargparse's link reaches classes. For a function that hides its parameters behind ``**kwargs``, as most of
-        torchvision's do, it is dropped in silence.
-        """
-        backbone = self.config.model.backbone
-        if not isinstance(backbone, Namespace):
-            return
-        made = import_object(backbone.class_path)
-        named = "num_classes" in parameter_names(made)
-        if named and isinstance(made, type):
-            return
-        kinds = [parameter.kind for parameter in inspect.signature(made).parameters.values()]
-        if not named and inspect.Parameter.VAR_KEYWORD not in kinds:
-            raise UsageError(
-                f"{self._culprit('model.backbone')}model.backbone: {backbone.class_path} takes no num_classes, "
-                "and so can't be told how many the data have"
-            )
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_subclass_arguments(ImageDataModule, "data")
-        try:
-            data = parser.instantiate(Namespace(data=self.config.data)).data
-        except ValueError as error:
-            raise self._blame(error) from error
-        place = "init_args" if named else "dict_kwargs"
-        given = backbone.get(place) or Namespace()
-        backbone[place] = Namespace({**vars(given), "num_classes": data.num_classes})
 
     def _experiment(self) -> str:
         if self.config_paths:
@@ -136,9 +111,12 @@ class Program(Arguments):
     def instantiate_classes(self) -> None:
         wandb_without_questions()
         try:
-            super().instantiate_classes()
+            self.config_init = self.parser.instantiate_classes(self.config)
         except (ValueError, TypeError, MisconfigurationException) as error:
-            raise self._blame(error) from error
+            # The parser knows which class it was; else it was a function, and only a backbone is made by one here.
+            raise self._refused(error, "model.backbone") from error
+        self.datamodule, self.model = self.config_init["data"], self.config_init["model"]
+        self.trainer = self.instantiate_trainer()
         trainer = self.config.trainer
         if warning := emulation_warning(trainer.precision, trainer.accelerator):
             warn(warning)
@@ -146,11 +124,23 @@ class Program(Arguments):
             return
         try:  # before the data are touched, which may take a download
             check_monitors(self.trainer.callbacks)  # type: ignore[attr-defined]
-            try_schedule(self.model)
+        except ValueError as error:
+            watched = {key: value for key, value in leaves(self.config) if key.endswith(".monitor")}
+            key = next(key for key, value in watched.items() if f"not {value}" in str(error))
+            raise UsageError(f"{self._culprit(key)}{shown(key)}: {error}") from None
+        self._try_recipe()
+
+    def _try_recipe(self, total_steps: float = 1) -> None:
+        """Makes the optimizer and the schedule of a run of this length, and lets the schedule step once."""
+        key = "model.optimizer"
+        try:
+            self.model.make_optimizer()
+            key = "model.schedule"
+            try_schedule(self.model, total_steps)
         except KeyedError as error:
             raise UsageError(f"{self._culprit(error.key)}{error}") from None
         except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
-            raise self._blame(error) from error
+            raise self._refused(error, key) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = {**self.config_init["trainer"], **kwargs}
@@ -195,8 +185,8 @@ class Program(Arguments):
         settings["profiler"] = settings["profiler"] or NoProfiler()
         try:
             trainer = self.trainer_class(**settings)
-        except (TypeError, RuntimeError) as error:  # for a number or kind of devices that is not to be had
-            raise self._blame(error) from error
+        except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+            raise self._refused(error, "trainer") from error
         last = self.config_init["last"] if self.command == "fit" else None
         prepare_ranks(trainer, self.command, last, settings["sync_batchnorm"] is True)
         return trainer
@@ -225,9 +215,10 @@ class Program(Arguments):
             self.datamodule.prepare_data()
             try:
                 self.datamodule.setup("fit")
-                try_schedule(self.model, planned_steps(self.trainer, self.datamodule.batches(self.trainer.world_size)))
+                batches = self.datamodule.batches(self.trainer.world_size)
             except (ValueError, TypeError) as error:
-                raise self._blame(error) from error
+                raise self._refused(error, "data") from error
+            self._try_recipe(planned_steps(self.trainer, batches))
             self._compare_data()
             try_one_image(self.model, self.datamodule.input_size, self.trainer.strategy.root_device)
             if not is_dry_run(self.trainer):
@@ -239,7 +230,8 @@ class Program(Arguments):
     def _finished(self) -> bool:
         if "optimizer_states" not in self.checkpoint:
             raise UsageError(
-                f"{self.checkpoint_path} holds weights only; go on from {LAST}, or --init_from {self.checkpoint_path}"
+                f"{self.checkpoint_path} holds weights only; resume from {LAST}, or start anew with "
+                f"--init_from {shlex.quote(str(self.checkpoint_path))}"
             )
         message = finished(self.checkpoint, self.trainer, self._run_name())
         if message is None:

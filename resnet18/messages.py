@@ -1,5 +1,6 @@
 """What a command says of a run: when it starts, when it ends, and when there is nothing left to do."""
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,9 @@ def closing(directory: Path, monitor: str, mode: str, epochs: int) -> str:
         value = f"{100 * best[monitor]:.2f} %" if "top" in monitor else f"{best[monitor]:.4f}"
         lines.append(f"best    {monitor} {value}, in epoch {best['epoch'] + 1:.0f} of {epochs}")
     lines.append(f"run     {directory}")
-    lines.append(f"test    lightning test --ckpt_path {shown}")
+    lines.append(f"test    lightning test --ckpt_path {shlex.quote(str(shown))}")
     if (offline := shown / "wandb" / "latest-run").exists():
-        lines.append(f"curves  wandb leet {offline}")
+        lines.append(f"curves  wandb leet {shlex.quote(str(offline))}")
     return "\n".join(lines)
 
 

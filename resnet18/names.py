@@ -18,7 +18,11 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
         swapped = [known_name for known_name in names if sorted(known_name) == sorted(wanted)]  # in two letters, too
         if close := swapped or difflib.get_close_matches(wanted, names, n=1, cutoff=0.6):
             return names[close[0]]
-    return None
+    return next((beside[short] for short in beside if len(short) > 1 and short == _initials(last)), None)
+
+
+def _initials(name: str) -> str:
+    return "".join(word[:1] for word in name.split("_"))
 
 
 def hint(name: str, known: Iterable[str]) -> str:

@@ -157,7 +157,7 @@ def test_a_finished_run_says_so(lightning, trained: Path) -> None:
 def test_weights_alone_do_not_resume(lightning, trained: Path) -> None:
     done = lightning("fit", "--ckpt_path", trained / "checkpoints" / "best.ckpt", "--trainer.max_epochs", "9")
     assert done.status == 2
-    assert "holds weights only; go on from last.ckpt, or --init_from" in done.err
+    assert "holds weights only; resume from last.ckpt, or start anew with --init_from" in done.err
 
 
 @pytest.mark.parametrize("source", ["run", "checkpoint", "state dict"])

@@ -208,7 +208,7 @@ def test_two_ranks_score_every_image_once(unbroken: Path, lightning, monkeypatch
 def test_a_run_that_lost_its_ranks_one_by_one_ends_as_the_unbroken_one(unbroken: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     run = tmp_path / "run"
-    go_on = "go on with: lightning fit --ckpt_path"
+    go_on = "resume with: lightning fit --ckpt_path"
     resume = ("fit", "--ckpt_path", run)
 
     first = start([*RUN, *PAIR, *QUIET, "--run_dir", run], tmp_path, SLOW="0.02")  # one machine: kill its second rank

@@ -47,7 +47,7 @@ def test_a_stopped_run_saves_says_how_and_goes_on(signum: int, lightning, tmp_pa
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signum
     name = signal.Signals(signum).name
-    assert f"stopped by {name}; go on with: python -m resnet18 fit --ckpt_path run/checkpoints/last.ckpt" in err
+    assert f"stopped by {name}; resume with: python -m resnet18 fit --ckpt_path run/checkpoints/last.ckpt" in err
     assert "Traceback" not in err
     assert 25 <= read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] < 80
     (tmp_path / "mynet.py").write_text(DROPOUT_NET)

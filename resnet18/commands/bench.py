@@ -103,9 +103,10 @@ class Bench(Program):
         try:
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
-            schedule = self.model.make_schedule(self.model.make_optimizer(), total_steps=1)
         except (ValueError, TypeError) as error:
-            raise self._blame(error) from error
+            raise self._refused(error, "data") from error
+        self._try_recipe()
+        schedule = self.model.make_schedule(self.model.make_optimizer(), total_steps=1)
         if isinstance(schedule, ReduceLROnPlateau):
             self.model.schedule = None  # it waits for a validation, and there is none
         # A copy, and before the model belongs to a Trainer.

@@ -8,7 +8,7 @@ from the training images; the test images are loaded for ``test`` and ``predict`
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -19,10 +19,12 @@ from resnet18.data.files import Files
 from resnet18.data.order import Order, Position
 from resnet18.data.resident import EvaluationLoader, Pixels, TrainLoader
 from resnet18.data.splits import fingerprint, stratified_split
-from resnet18.errors import RunError
+from resnet18.errors import RunError, UsageError
 from resnet18.position import batches_done
 
 Part = Literal["train", "val", "test"]
+# What every source has to say of its images.
+EXAMPLES = {"class_names": '("cat", "dog")', "mean": "[0.5]", "std": "[0.25]", "input_size": "(1, 28, 28)"}
 
 
 class Place(NamedTuple):
@@ -48,6 +50,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     Raises:
         ValueError: For a value out of range.
+        UsageError: For a source that lacks one of the four attributes below, when it is first asked for.
         RunError: In ``setup``, where what ``load`` gave is not as it should be.
     """
 
@@ -93,6 +96,15 @@ class ImageDataModule(LightningDataModule, ABC):
         self.feed: Literal["resident", "streamed"] = "resident"
         self._moved: tuple[Tensor, Tensor] | None = None
         self._split_hash: str | None = None
+
+    if not TYPE_CHECKING:  # or every attribute would be there for the type checker
+
+        def __getattr__(self, name: str) -> Any:
+            # Asked here and not at the end of __init__: a subclass may set them after that, or compute them.
+            if name in EXAMPLES and not hasattr(type(self), name):
+                source = f"{type(self).__module__}.{type(self).__qualname__}"
+                raise UsageError(f"data: {source} has no {name}; a source has, for example: {name} = {EXAMPLES[name]}")
+            return self.__getattribute__(name)  # raises what it would without this method
 
     @abstractmethod
     def load(self, part: Part) -> Pixels | Files:
