@@ -37,7 +37,7 @@ from resnet18.profiling import NoProfiler
 from resnet18.provenance import provenance, versions
 from resnet18.ranks import ending_together, prepare_ranks
 from resnet18.runs import METRICS, create_run, new_run_id, write_config
-from resnet18.trial import check_monitors, try_one_image, try_schedule
+from resnet18.trial import follow_metrics, try_one_image, try_schedule
 from resnet18.warm_start import start_from
 
 STORED = ("experiment", "seed_everything", "model", "data", "trainer", "best", "last", "init_from")
@@ -123,17 +123,16 @@ class Program(Arguments):
     def instantiate_classes(self) -> None:
         wandb_without_questions()
         try:
-            super().instantiate_classes()
-        except (ValueError, TypeError, MisconfigurationException) as error:
-            raise self._blame(error) from error
-        if self.command != "fit":
-            return
-        try:  # before the data are touched, which may take a download
-            check_monitors(self.trainer.callbacks)  # type: ignore[attr-defined]
-            try_schedule(self.model)
+            made = self.config_init = self.parser.instantiate_classes(self.config)
+            self.datamodule, self.model = made["data"], made["model"]
+            if self.command == "fit":
+                follow_metrics(self.config, self.given, self.record, made["trainer"], self.model)
+            self.trainer = self.instantiate_trainer()
+            if self.command == "fit":  # before the data are touched, which may take a download
+                try_schedule(self.model)
         except KeyedError as error:
             raise UsageError(f"{self._culprit(error.key)}{error}") from None
-        except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+        except (ValueError, TypeError, RuntimeError, ZeroDivisionError, MisconfigurationException) as error:
             raise self._blame(error) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
