@@ -186,6 +186,7 @@ class Arguments(LightningCLI):
             raise error if self.checkpoint_path else UsageError(str(error)) from None
         for key, told in refused_values(self.config):
             raise UsageError(f"{self._culprit(key)}{shown(key)}: {told}")
+        self.given = parser.parse_args(args, defaults=False)
         if self.stored is not None:
             self._compare(parser.parse_object(self.stored))
 

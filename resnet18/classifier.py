@@ -16,23 +16,22 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from resnet18.averaging import Averaging
-from resnet18.callbacks.training_log import TrainingLog
+from resnet18.callbacks.training_log import TRAINING_METRICS, TrainingLog
 from resnet18.checkpoints import CONFIG_KEY
 from resnet18.compilation import compile_in_place
 from resnet18.errors import RunError
 from resnet18.head import head_of
 from resnet18.hyperparameters import described_model, plain_values
 from resnet18.losses import Loss, check_loss, training_loss
-from resnet18.metrics import MeanLoss
+from resnet18.metrics import MeanLoss, Mode, check_watched, mode_of
 from resnet18.mixing import Mixing
 from resnet18.optimization import (
     Interval,
@@ -45,8 +44,6 @@ from resnet18.optimization import (
     schedule_settings,
     set_rates,
 )
-
-VALIDATION_METRICS = ("val/loss", "val/top1", "val/top5")
 
 
 class Prediction(NamedTuple):
@@ -150,16 +147,13 @@ class Classifier(LightningModule):
         self.run_config: dict[str, Any] | None = None
         """The whole configuration of the run, plain values only; kept in every checkpoint."""
         self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
-        accuracies = MetricCollection(
-            {
-                "top1": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
-                "top5": MulticlassAccuracy(
-                    num_classes, top_k=min(5, num_classes), average="micro", validate_args=False
-                ),
-            },
-            compute_groups=False,
-        )
-        self.val_accuracy, self.test_accuracy = accuracies.clone(prefix="val/"), accuracies.clone(prefix="test/")
+        # What is added here is logged, printed and can be monitored, in the direction that its class says.
+        scores: dict[str, Metric | MetricCollection] = {
+            f"top{k}": MulticlassAccuracy(num_classes, top_k=k, average="micro", validate_args=False)
+            for k in ((1, 5) if num_classes > 5 else (1,))  # of five classes every image is among the top five
+        }
+        collection = MetricCollection(scores, compute_groups=False)
+        self.val_scores, self.test_scores = collection.clone(prefix="val/"), collection.clone(prefix="test/")
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, N×num_classes, of uint8 images, N×C×H×W."""
@@ -182,6 +176,12 @@ class Classifier(LightningModule):
         else:
             super().__setattr__(name, value)
 
+    @property
+    def metric_modes(self) -> dict[str, Mode | None]:
+        """What is logged in training and validation, and whether more of it is better, less, or neither (None)."""
+        modes = {name: mode_of(metric) for name, metric in self.val_scores.items()}
+        return {"val/loss": mode_of(self.val_loss), **modes, **TRAINING_METRICS}
+
     def configure_callbacks(self) -> list[Callback]:
         return [TrainingLog(), self.averaging] if self.averaging.decay else [TrainingLog()]
 
@@ -189,8 +189,6 @@ class Classifier(LightningModule):
         self._fitting = stage == "fit"
         if not self._fitting:
             return
-        if self.num_classes < 5:
-            rank_zero_info(f"val/top5 counts the top {self.num_classes}: the data have {self.num_classes} classes.")
         if self.compile_backbone:
             compile_in_place(self.backbone)
 
@@ -215,22 +213,23 @@ class Classifier(LightningModule):
                 torch.distributed.broadcast(buffer, src=0)
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
-        self._score(batch, self.val_loss, self.val_accuracy)
+        self._score(batch, self.val_loss, self.val_scores)
 
     def test_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
-        self._score(batch, self.test_loss, self.test_accuracy)
+        self._score(batch, self.test_loss, self.test_scores)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_scores("val", self.val_loss, self.val_accuracy)
+        self._log_scores("val", self.val_loss, self.val_scores)
+        check_watched(self.trainer, self.metric_modes)
 
     def on_test_epoch_end(self) -> None:
-        self._log_scores("test", self.test_loss, self.test_accuracy)
+        self._log_scores("test", self.test_loss, self.test_scores)
 
-    def _score(self, batch: tuple[Tensor, ...], loss: MeanLoss, accuracy: MetricCollection) -> None:
+    def _score(self, batch: tuple[Tensor, ...], loss: MeanLoss, scores: MetricCollection) -> None:
         images, labels = batch[:2]
         logits = self._evaluated(images)
         loss.update(F.cross_entropy(logits, labels, reduction="sum"), len(labels))
-        accuracy.update(logits, labels)
+        scores.update(logits, labels)
 
     def _evaluated(self, images: Tensor) -> Tensor:
         logits = self(images).float()
@@ -238,14 +237,14 @@ class Classifier(LightningModule):
             logits = (logits + self(images.flip(-1)).float()) / 2
         return logits
 
-    def _log_scores(self, stage: str, loss: MeanLoss, accuracy: MetricCollection) -> None:
+    def _log_scores(self, stage: str, loss: MeanLoss, scores: MetricCollection) -> None:
         # Metric objects, not their values: Lightning then resets them, and knows that they agree on every rank.
         # NaN logits would score like a plausible accuracy; the loss tells.
         if not torch.isfinite(loss.compute()):
             value, epoch = loss.compute().item(), self.current_epoch + 1
             raise RunError(f"{stage}/loss is {value} in epoch {epoch}: the training diverged")
         self.log(f"{stage}/loss", loss)
-        self.log_dict({f"{stage}/{name}": metric for name, metric in accuracy.items(keep_base=True)})
+        self.log_dict(scores)
 
     def predict_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Prediction:
         images, _, positions = batch

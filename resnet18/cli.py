@@ -26,7 +26,6 @@ from resnet18.callbacks.progress import EpochLines
 from resnet18.callbacks.seeding import StepSeeding
 from resnet18.checkpoint_files import BackgroundFiles
 from resnet18.checkpoints import FOLDER, LAST, run_directory
-from resnet18.config_files import leaves, shown
 from resnet18.config_values import FOLDER_NAMES, can_name_a_folder
 from resnet18.errors import RunError, UsageError
 from resnet18.loggers import MetricsFile, start_wandb, wandb_without_questions
@@ -38,7 +37,7 @@ from resnet18.profiling import NoProfiler
 from resnet18.provenance import provenance, versions
 from resnet18.ranks import ending_together, prepare_ranks
 from resnet18.runs import METRICS, create_run, new_run_id, write_config
-from resnet18.trial import check_monitors, try_one_image, try_schedule
+from resnet18.trial import follow_metrics, try_one_image, try_schedule
 from resnet18.warm_start import start_from
 
 STORED = ("experiment", "seed_everything", "model", "data", "trainer", "best", "last", "init_from")
@@ -111,24 +110,22 @@ class Program(Arguments):
     def instantiate_classes(self) -> None:
         wandb_without_questions()
         try:
-            self.config_init = self.parser.instantiate_classes(self.config)
+            made = self.config_init = self.parser.instantiate_classes(self.config)
         except (ValueError, TypeError, MisconfigurationException) as error:
             # The parser knows which class it was; else it was a function, and only a backbone is made by one here.
             raise self._refused(error, "model.backbone") from error
-        self.datamodule, self.model = self.config_init["data"], self.config_init["model"]
-        self.trainer = self.instantiate_trainer()
+        self.datamodule, self.model = made["data"], made["model"]
+        try:
+            if self.command == "fit":
+                follow_metrics(self.config, self.given, self.record, made["trainer"], self.model)
+            self.trainer = self.instantiate_trainer()
+        except KeyedError as error:
+            raise UsageError(f"{self._culprit(error.key)}{error}") from None
         trainer = self.config.trainer
         if warning := emulation_warning(trainer.precision, trainer.accelerator):
             warn(warning)
-        if self.command != "fit":
-            return
-        try:  # before the data are touched, which may take a download
-            check_monitors(self.trainer.callbacks)  # type: ignore[attr-defined]
-        except ValueError as error:
-            watched = {key: value for key, value in leaves(self.config) if key.endswith(".monitor")}
-            key = next(key for key, value in watched.items() if f"not {value}" in str(error))
-            raise UsageError(f"{self._culprit(key)}{shown(key)}: {error}") from None
-        self._try_recipe()
+        if self.command == "fit":  # before the data are touched, which may take a download
+            self._try_recipe()
 
     def _try_recipe(self, total_steps: float = 1) -> None:
         """Makes the optimizer and the schedule of a run of this length, and lets the schedule step once."""

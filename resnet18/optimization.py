@@ -130,7 +130,9 @@ def schedule_settings(schedule: LRScheduler, interval: Interval | None) -> dict[
     if interval is None:
         own = "step" if isinstance(schedule, OneCycleLR | CyclicLR) else "epoch"
         interval = getattr(schedule, "interval", own)
-    watched = {"monitor": "val/loss"} if isinstance(schedule, ReduceLROnPlateau) else {}
+    # Lightning's own ReduceLROnPlateau is torch's with a monitor.
+    plateau = isinstance(schedule, ReduceLROnPlateau)
+    watched = {"monitor": getattr(schedule, "monitor", "val/loss")} if plateau else {}
     return {"scheduler": schedule, "interval": interval, **watched}
 
 
