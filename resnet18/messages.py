@@ -37,8 +37,8 @@ def closing(directory: Path, monitor: str, mode: str, epochs: int) -> str:
         lines.append(f"best    {monitor} {value}, in epoch {best['epoch'] + 1:.0f} of {epochs}")
     lines.append(f"run     {directory}")
     lines.append(f"test    lightning test --ckpt_path {shown}")
-    if (offline := shown / "wandb" / "latest-run").exists():
-        lines.append(f"curves  wandb leet {offline}")
+    if any((directory / "wandb").glob("*run-*")):
+        lines.append(f"curves  wandb leet {shown / 'wandb'}")
     return "\n".join(lines)
 
 
