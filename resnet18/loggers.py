@@ -183,8 +183,7 @@ def start_wandb(logger: WandbLogger, metrics_file: MetricsFile) -> None:
 
     # WandbLogger passes a setting that W&B has retired, and warns about, in every run.
     logger._wandb_init.pop("anonymous", None)
-    # As WandbLogger has it where nobody says otherwise; the parser says None. Without it W&B's server would take a later
-    # part for the whole run.
+    # WandbLogger's own default, but the parser hands it None. Without it W&B's server would take a part for the whole.
     logger._wandb_init["resume"] = logger._wandb_init.get("resume") or "allow"
     online = os.environ["WANDB_MODE"] == "online"
     asked = False
