@@ -24,6 +24,7 @@ from resnet18.config_values import refused_values
 from resnet18.data.base import ImageDataModule
 from resnet18.errors import RunError, UsageError
 from resnet18.faults import fault
+from resnet18.loggers import default_logger
 from resnet18.names import hint
 from resnet18.parser import KeyedError, MissingError, Parser, parameter_names
 from resnet18.runs import stored_config
@@ -36,7 +37,6 @@ MAY_CHANGE = tuple(  # on resuming: they change no weight
     f"data.init_args.{name}" for name in ("root", "eval_batch_size", "num_workers", "cache_dir")
 )
 TRAINER_DEFAULTS = {
-    "logger": {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"project": "resnet18"}},
     "use_distributed_sampler": False,  # the loaders shard themselves, without padding
     "num_sanity_val_steps": 0,
     "enable_model_summary": False,
@@ -103,7 +103,7 @@ class Arguments(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=None,
             seed_everything_default=1,
-            trainer_defaults=dict(TRAINER_DEFAULTS),
+            trainer_defaults={**TRAINER_DEFAULTS, "logger": default_logger()},
             parser_class=Parser,
             parser_kwargs={"prog": f"lightning {command}", "description": None},
             auto_configure_optimizers=False,
@@ -274,6 +274,10 @@ class Arguments(LightningCLI):
             )
         if refused:
             raise UsageError(f"the model comes from the checkpoint; changed: {'; '.join(refused[:3])}")
+        keys = {shown(key): key for key in [*before, *now]}
+        self.overrides = {
+            name: now.get(key) for name, key in keys.items() if f"{name}:" in {c.split()[0] for c in changed}
+        }
         for change in changed:
             say(f"given here, not as stored: {change}")
 

@@ -4,7 +4,7 @@ A LightningCLI with one directory a run, configurations that come back from chec
 :mod:`resnet18.__main__` is what the scripts call; it answers ``--help`` without importing any of this.
 """
 
-import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from resnet18.callbacks.progress import EpochLines
 from resnet18.callbacks.seeding import StepSeeding
 from resnet18.checkpoint_files import BackgroundFiles
 from resnet18.checkpoints import FOLDER, LAST, run_directory
+from resnet18.class_paths import callables, import_object
 from resnet18.config_values import FOLDER_NAMES, can_name_a_folder
 from resnet18.errors import RunError, UsageError
 from resnet18.loggers import MetricsFile, start_wandb, wandb_without_questions
@@ -34,9 +35,9 @@ from resnet18.parser import KeyedError, make
 from resnet18.position import is_dry_run, planned_steps
 from resnet18.precision import choose_precision, emulation_warning, plugin_decides
 from resnet18.profiling import NoProfiler
-from resnet18.provenance import provenance, versions
+from resnet18.provenance import own_sources, provenance, versions
 from resnet18.ranks import ending_together, prepare_ranks
-from resnet18.runs import METRICS, create_run, new_run_id, write_config
+from resnet18.runs import METRICS, append_evaluation, create_run, new_run_id, write_config
 from resnet18.trial import follow_metrics, try_one_image, try_schedule
 from resnet18.warm_start import start_from
 
@@ -103,9 +104,10 @@ class Program(Arguments):
                 continue
             if "save_dir" in arguments:
                 arguments["save_dir"] = str(self.directory.absolute())  # W&B's service works in a directory of its own
-            if logger.class_path.endswith("WandbLogger"):
+            if issubclass(import_object(logger.class_path), WandbLogger):
                 arguments["id"] = self.run_id
-                arguments["name"] = arguments.get("name") or f"{self.experiment}/{self.run_id}"
+                given = arguments.get("name") or os.environ.get("WANDB_NAME")
+                arguments["name"] = given or f"{self.experiment}/{self.run_id}"
 
     def instantiate_classes(self) -> None:
         wandb_without_questions()
@@ -175,8 +177,8 @@ class Program(Arguments):
         settings["default_root_dir"] = str(self.directory)
         loggers = settings["logger"] or []
         resume_step = self.checkpoint["global_step"] if self.resumed == self.directory else None
-        metrics = MetricsFile(self.directory / METRICS, resume_step)
-        settings["logger"] = [*(loggers if isinstance(loggers, list) else [loggers]), metrics]
+        self.metrics_file = MetricsFile(self.directory / METRICS, resume_step)
+        settings["logger"] = [*(loggers if isinstance(loggers, list) else [loggers]), self.metrics_file]
 
     def _trainer(self, settings: dict[str, Any]) -> Trainer:
         settings["profiler"] = settings["profiler"] or NoProfiler()
@@ -243,10 +245,11 @@ class Program(Arguments):
             write_config(self.directory, self.record)
         else:
             origin = provenance(self.config.seed_everything, self.datamodule.split_hash)
-            create_run(self.directory, self.record, origin, link=not self.config.run_dir)
+            sources = own_sources(made for _, made in callables(self.config))
+            create_run(self.directory, self.record, origin, sources, link=not self.config.run_dir)
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
-                start_wandb(logger)
+                start_wandb(logger, self.metrics_file)
             logger.log_hyperparams({**self.record, "versions": versions()})
         say(opening(self.directory, self.model, self.datamodule, self.trainer))
         say(f"precision {self.trainer.precision}: {self.precision_reason}")
@@ -258,10 +261,10 @@ class Program(Arguments):
         say(closing(self.directory, best.monitor, best.mode, self.trainer.current_epoch))
 
     def _validate(self) -> None:
-        self._report("val", self.trainer.validate(self.model, verbose=False, **self._evaluated()))
+        self._report(self.trainer.validate(self.model, verbose=False, **self._evaluated()))
 
     def _test(self) -> None:
-        self._report("test", self.trainer.test(self.model, verbose=False, **self._evaluated()))
+        self._report(self.trainer.test(self.model, verbose=False, **self._evaluated()))
 
     def _evaluated(self) -> dict[str, Any]:
         self.model.flip_tta = self.config.flip_tta
@@ -279,15 +282,14 @@ class Program(Arguments):
                 self.datamodule.load_state_dict(state)
 
     @rank_zero_only
-    def _report(self, stage: str, results: Any) -> None:
+    def _report(self, results: Any) -> None:
         metrics = results[0]
         averaged = "  with flip averaging" if self.model.flip_tta else ""
         say(f"{scores(metrics)}{averaged}  ({self.checkpoint_path}, step {self.checkpoint['global_step']:,})")
-        run = run_directory(self.checkpoint_path) if self.checkpoint_path else None
-        if run is not None and stage == "test":
-            record = {"checkpoint": str(self.checkpoint_path), "split_hash": self.datamodule.split_hash}
-            record |= {"flip_tta": self.model.flip_tta, **metrics}
-            (run / "test.json").write_text(json.dumps(record, indent=2) + "\n")
+        if self.checkpoint_path and (run := run_directory(self.checkpoint_path)):
+            found = {"step": self.checkpoint["global_step"], "split_hash": self.datamodule.split_hash}
+            found |= {"flip_tta": self.model.flip_tta, "given": self.overrides, **metrics}
+            append_evaluation(run, self.command, self.checkpoint_path, found)
 
     def _predict(self) -> None:
         self.trainer.predict(self.model, return_predictions=False, **self._evaluated())

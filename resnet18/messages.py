@@ -38,8 +38,8 @@ def closing(directory: Path, monitor: str, mode: str, epochs: int) -> str:
         lines.append(f"best    {monitor} {value}, in epoch {best['epoch'] + 1:.0f} of {epochs}")
     lines.append(f"run     {directory}")
     lines.append(f"test    lightning test --ckpt_path {shlex.quote(str(shown))}")
-    if (offline := shown / "wandb" / "latest-run").exists():
-        lines.append(f"curves  wandb leet {shlex.quote(str(offline))}")
+    if any((directory / "wandb").glob("*run-*")):
+        lines.append(f"curves  wandb leet {shlex.quote(str(shown / 'wandb'))}")
     return "\n".join(lines)
 
 
