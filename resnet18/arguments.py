@@ -24,6 +24,7 @@ from resnet18.config_values import refused_values
 from resnet18.data.base import ImageDataModule
 from resnet18.errors import RunError, UsageError
 from resnet18.faults import fault
+from resnet18.lightning_parts import CALLBACK_OPTIONS, refuse_callbacks
 from resnet18.loggers import default_logger
 from resnet18.names import hint
 from resnet18.parser import KeyedError, MissingError, Parser, parameter_names
@@ -77,6 +78,7 @@ class Arguments(LightningCLI):
                     advice = nested(str(key)) or hint(str(key), GROUPS)
                     raise UsageError(f"{path}: {key}: there is no such key{advice}")
             check_file(content, str(path))
+        refuse_callbacks(zip(self.config_paths, contents, strict=True), _values(arguments, *CALLBACK_OPTIONS))
         for argument in arguments:
             if source := LINKED.get(shown(argument.partition("=")[0].removeprefix("--"))):
                 raise UsageError(f"{argument} can't be given; it is taken from {source}")

@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from resnet18.averaging import Averaging
+from resnet18.averaging import Averaging, complete_weights
 from resnet18.callbacks.training_log import TRAINING_METRICS, TrainingLog
 from resnet18.checkpoints import CONFIG_KEY
 from resnet18.compilation import compile_in_place
@@ -44,6 +44,7 @@ from resnet18.optimization import (
     schedule_settings,
     set_rates,
 )
+from resnet18.position import estimated_steps
 
 
 class Prediction(NamedTuple):
@@ -253,7 +254,7 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer()
-        steps = self.trainer.estimated_stepping_batches if self.schedule else 0
+        steps = estimated_steps(self.trainer) if self.schedule else 0
         schedule = self.make_schedule(optimizer, steps)
         if schedule is None:
             return optimizer
@@ -278,6 +279,7 @@ class Classifier(LightningModule):
         if self.run_config is not None:
             checkpoint[CONFIG_KEY] = self.run_config
         self.averaging.write(checkpoint)
+        complete_weights(self.trainer, self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._fitting:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.utilities.spike import TrainingSpikeException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import WandbLogger
@@ -29,12 +30,22 @@ from resnet18.checkpoints import FOLDER, LAST, run_directory
 from resnet18.class_paths import callables, import_object
 from resnet18.config_values import FOLDER_NAMES, can_name_a_folder
 from resnet18.errors import RunError, UsageError
+from resnet18.lightning_parts import (
+    as_list,
+    check_flags,
+    check_limits,
+    check_resuming,
+    clip_fused,
+    for_evaluation,
+    prepare_callbacks,
+)
 from resnet18.loggers import MetricsFile, start_wandb, wandb_without_questions
+from resnet18.lr_finder import NAME, check_search, find_rate, take_finder
 from resnet18.messages import closing, finished, opening, scores
 from resnet18.parser import KeyedError, make
 from resnet18.position import is_dry_run, planned_steps
 from resnet18.precision import choose_precision, emulation_warning, plugin_decides
-from resnet18.profiling import NoProfiler
+from resnet18.profiling import profiler_into, report_of
 from resnet18.provenance import own_sources, provenance, versions
 from resnet18.ranks import ending_together, prepare_ranks
 from resnet18.runs import METRICS, append_evaluation, create_run, new_run_id, write_config
@@ -49,10 +60,15 @@ class Program(Arguments):
 
     directory: Path | None = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Program":
+        return self  # a module's optimizer and schedule reach it: copies of the module share what it was made by
+
     def before_instantiate_classes(self) -> None:
         self._choose_precision()
+        self.finder = take_finder(self.config.trainer)
         dumped = self.parser.dump(self.config, skip_link_targets=True, skip_unset=False)
-        config = yaml.safe_load(dumped)
+        # What jsonargparse writes before a name that might be a function's: ModelPruning's pruning_fn.
+        config = yaml.safe_load(dumped.replace("Unable to serialize instance ", ""))
         self._hand_over_num_classes()
         self.parser.add_instantiator(make, object)  # all that are not Lightning's own two
         if self.command != "fit":
@@ -143,11 +159,13 @@ class Program(Arguments):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = {**self.config_init["trainer"], **kwargs}
-        given = settings["callbacks"] or []
-        callbacks: list[Callback] = list(given) if isinstance(given, list) else [given]
+        check_flags(self.command, settings)
+        callbacks: list[Callback] = as_list(settings["callbacks"])
         own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         if self.command == "fit":
             callbacks.append(StepSeeding(self.config.seed_everything))
+        else:
+            callbacks = for_evaluation(callbacks)
         if self.command == "predict":
             self.table = PredictionTable(self._output(), self.datamodule.class_names)
             callbacks.append(self.table)
@@ -166,12 +184,13 @@ class Program(Arguments):
             callbacks += [FiniteLoss(stop, last=None), stop]
         else:
             best, last = self.config_init["best"], self.config_init["last"]
+            prepare_callbacks(callbacks, self.directory / FOLDER, best, last, self.model)
             best.dirpath = str((self.directory / FOLDER).absolute())
             last.dirpath = self.directory / FOLDER
             stop = SavingStop(last)
-            callbacks += [FiniteLoss(stop, last), best, last, stop]
-            plugins = settings["plugins"] or []
-            plugins = plugins if isinstance(plugins, list) else [plugins]
+            watched = [] if settings["limit_val_batches"] == 0 else [best]
+            callbacks += [FiniteLoss(stop, last), *watched, last, stop]
+            plugins = as_list(settings["plugins"])
             if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
                 settings["plugins"] = [*plugins, BackgroundFiles()]
         settings["default_root_dir"] = str(self.directory)
@@ -181,11 +200,13 @@ class Program(Arguments):
         settings["logger"] = [*(loggers if isinstance(loggers, list) else [loggers]), self.metrics_file]
 
     def _trainer(self, settings: dict[str, Any]) -> Trainer:
-        settings["profiler"] = settings["profiler"] or NoProfiler()
+        run = self.directory if self.command == "fit" else run_directory(self.checkpoint_path)
+        settings["profiler"] = profiler_into(None if settings["fast_dev_run"] else run or Path(), settings["profiler"])
         try:
             trainer = self.trainer_class(**settings)
-        except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
-            raise self._refused(error, "trainer") from error
+        except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
+            raise self._refused(error, "trainer") from error  # some for what this machine does not have
+        clip_fused(trainer)
         last = self.config_init["last"] if self.command == "fit" else None
         prepare_ranks(trainer, self.command, last, settings["sync_batchnorm"] is True)
         return trainer
@@ -196,7 +217,11 @@ class Program(Arguments):
         try:
             with ending_together(self.trainer):
                 getattr(self, f"_{self.command}")()
+            if self.trainer.is_global_zero and (report := report_of(self.trainer.profiler)):
+                say(f"profile {report}")
             status = 0
+        except (MisconfigurationException, TrainingSpikeException) as error:  # Lightning's, for what can't go on
+            raise RunError(" ".join(str(error).split())) from error
         finally:
             self.datamodule.teardown(self.command)
             for logger in self.trainer.loggers:
@@ -207,24 +232,42 @@ class Program(Arguments):
         self.model.run_config = self.record
         if self.checkpoint_path is None and self.config.init_from:
             say(start_from(self.model.backbone, self.config.init_from))
-        if self.checkpoint_path is not None and self._finished():
-            return
+        if self.checkpoint_path is not None:
+            if self._finished():
+                return
+            check_resuming(self.trainer)
         if self.trainer.is_global_zero:
-            # Before anything is written: what is wrong with the data shows here.
-            self.datamodule.prepare_data()
-            try:
-                self.datamodule.setup("fit")
-                batches = self.datamodule.batches(self.trainer.world_size)
-            except (ValueError, TypeError) as error:
-                raise self._refused(error, "data") from error
-            self._try_recipe(planned_steps(self.trainer, batches))
-            self._compare_data()
-            try_one_image(self.model, self.datamodule.input_size, self.trainer.strategy.root_device)
+            self._try()
             if not is_dry_run(self.trainer):
                 self._open_run()
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.checkpoint_path, weights_only=True)
         if not is_dry_run(self.trainer):
             self._close_run()
+
+    def _try(self) -> None:
+        """Before anything is written: what is wrong with the data shows here."""
+        self.datamodule.prepare_data()
+        try:
+            self.datamodule.setup("fit")
+            batches = self.datamodule.batches(self.trainer.world_size)
+        except (ValueError, TypeError) as error:
+            raise self._refused(error, "data") from error
+        check_limits(self.trainer, batches, self.datamodule)
+        self._try_recipe(planned_steps(self.trainer, batches))
+        self._compare_data()
+        try_one_image(self.model, self.datamodule.input_size, self.trainer.strategy.root_device)
+
+    def find_rate(self) -> list[str]:
+        """The option that gives the learning rate which a LearningRateFinder finds; this program is spent then."""
+        if self.command != "fit" or self.finder is None or is_dry_run(self.trainer):
+            return []
+        check_search(self.model, self.trainer.world_size, self.checkpoint_path is not None)
+        if self.config.init_from:
+            start_from(self.model.backbone, self.config.init_from)
+        self._try()
+        rate = find_rate(self.trainer_class, self.config_init["trainer"], self.model, self.datamodule, self.finder)
+        say(f"{NAME}: the loss fell fastest at {rate:g}; the run starts with --model.optimizer.lr {rate:g}")
+        return ["--model.optimizer.lr", f"{rate:g}"]
 
     def _finished(self) -> bool:
         if "optimizer_states" not in self.checkpoint:
@@ -304,4 +347,7 @@ class Program(Arguments):
 
 def run(command: str, arguments: list[str]) -> None:
     """What ``lightning COMMAND ARGUMENTS`` does; raises what :mod:`resnet18.__main__` turns into an exit status."""
-    Program(command, arguments).start()
+    program = Program(command, arguments)
+    if found := program.find_rate():
+        program = Program(command, [*arguments, *found])
+    program.start()

@@ -1,12 +1,15 @@
 """What a command says of a run: when it starts, when it ends, and when there is nothing left to do."""
 
+import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Timer
 
+from resnet18.checkpoints import LAST
 from resnet18.classifier import Classifier
 from resnet18.data.base import ImageDataModule
 from resnet18.runs import LATEST, read_metrics
@@ -36,6 +39,8 @@ def closing(directory: Path, monitor: str, mode: str, epochs: int) -> str:
         best = choose(reversed(rows), key=lambda row: row[monitor])  # of equal ones the last, as it is kept
         value = f"{100 * best[monitor]:.2f} %" if "top" in monitor else f"{best[monitor]:.4f}"
         lines.append(f"best    {monitor} {value}, in epoch {best['epoch'] + 1:.0f} of {epochs}")
+    else:
+        lines.append(f"best    none: nothing was validated, so {LAST} is what is tested")
     lines.append(f"run     {directory}")
     lines.append(f"test    lightning test --ckpt_path {shlex.quote(str(shown))}")
     if any((directory / "wandb").glob("*run-*")):
@@ -65,6 +70,10 @@ def finished(checkpoint: dict[str, Any], trainer: Trainer, run: str) -> str | No
         return f"this run is finished: {done} of {epochs} epochs; --trainer.max_epochs {2 * epochs} would go on"
     if 0 <= most <= steps:
         return f"this run is finished: {steps:,} of {most:,} steps; --trainer.max_steps {2 * most} would go on"
+    for timer in trainer.callbacks:
+        used = checkpoint["callbacks"].get(timer.state_key, {}).get("time_elapsed", {}).get("train", 0.0)
+        if isinstance(timer, Timer) and used >= (timer.time_remaining() or math.inf):
+            return f"this run is finished: its {used:.0f} s are used up; a longer --trainer.max_time would go on"
     for callback in trainer.early_stopping_callbacks:
         state = checkpoint["callbacks"].get(callback.state_key, {})
         if state.get("stopped_epoch") or state.get("wait_count", 0) >= callback.patience > 0:

@@ -9,6 +9,7 @@ import math
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 
 def batches_done(trainer: Trainer) -> int:
@@ -104,8 +105,37 @@ def planned_steps(trainer: Trainer, batches: int) -> float:
     limit: Any = trainer.limit_train_batches
     batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
     epochs = trainer.max_epochs
-    steps = math.inf if epochs in (None, -1) else math.ceil(batches / trainer.accumulate_grad_batches) * epochs
+    steps = math.inf if epochs in (None, -1) else steps_of_epochs(trainer, batches, range(epochs))
     return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
+
+
+def steps_of_epochs(trainer: Trainer, batches: int, epochs: range) -> int:
+    """How many optimizer steps are made in some epochs of so many batches each.
+
+    Lightning's ``estimated_stepping_batches`` knows nothing of a GradientAccumulationScheduler.
+    """
+    schedule = _accumulation(trainer)
+    if schedule is None:
+        return math.ceil(batches / trainer.accumulate_grad_batches) * len(epochs)
+    return sum(math.ceil(batches / schedule.get_accumulate_grad_batches(epoch)) for epoch in epochs)
+
+
+def estimated_steps(trainer: Trainer) -> float:
+    """How many optimizer steps a run will have, once its data are set up; infinite for one without an end."""
+    steps, epochs = trainer.estimated_stepping_batches, trainer.max_epochs  # sets them up
+    if _accumulation(trainer) is None or epochs in (None, -1):
+        return steps
+    return min(steps, steps_of_epochs(trainer, int(trainer.num_training_batches), range(epochs)))
+
+
+def start_epoch(trainer: Trainer) -> None:
+    """Sets how many batches a step takes in the current epoch; one that is resumed in its middle has no start."""
+    if (schedule := _accumulation(trainer)) is not None:
+        schedule.on_train_epoch_start(trainer)
+
+
+def _accumulation(trainer: Trainer) -> GradientAccumulationScheduler | None:
+    return next((one for one in trainer.callbacks if isinstance(one, GradientAccumulationScheduler)), None)
 
 
 def is_dry_run(trainer: Trainer) -> bool:

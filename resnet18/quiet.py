@@ -38,3 +38,4 @@ def quieten() -> None:
     # The loaders here begin where the Trainer's counters say, without a state of their own.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # on resuming
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
+    warnings.filterwarnings("ignore", message=r"\s*Unable to serialize instance")  # the name of a function, see cli

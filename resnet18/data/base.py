@@ -276,7 +276,9 @@ class ImageDataModule(LightningDataModule, ABC):
     def _position(self) -> Position:
         # A pass begins where the Trainer's own count of batches says.
         assert self.trainer is not None
-        return Position(*divmod(batches_done(self.trainer), int(self.trainer.num_training_batches)))
+        epoch, batch = divmod(batches_done(self.trainer), int(self.trainer.num_training_batches))
+        # Every epoch has other images; to be overfitted these have to stay.
+        return Position(0 if self.trainer.overfit_batches else epoch, batch)  # type: ignore[attr-defined]
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the data, to be compared with the data it is later used on."""
