@@ -83,6 +83,11 @@ def _run(program: str, command: str, arguments: list[str]) -> int:
     except RunError as error:
         print(f"{program} {command}: {ranks.rank_prefix()}{error}", file=sys.stderr)
         return 1
+    except RuntimeError as error:
+        if (full := importlib.import_module("resnet18.messages").out_of_memory(error)) is None:
+            raise
+        print(f"{program} {command}: {ranks.rank_prefix()}{full}", file=sys.stderr)
+        return 1
     except interrupt.Interrupted as stop:
         name = signal.Signals(stop.signum).name
         how = f"resume with: {program} fit --ckpt_path {shlex.quote(str(stop.saved))}"

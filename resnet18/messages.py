@@ -80,3 +80,17 @@ def finished(checkpoint: dict[str, Any], trainer: Trainer, run: str) -> str | No
             name = type(callback).__name__
             return f"this run is finished: {name} ended it after {done} epochs; --init_from {run} would start a new one"
     return None
+
+
+def out_of_memory(error: RuntimeError) -> str | None:
+    """What to do where the memory of the GPU, or of the CPU, was not enough; None for another error."""
+    # CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.20 GiB is free.
+    # […] DefaultCPUAllocator: can't allocate memory: you tried to allocate 2147483648 bytes. Error code 12 (…)
+    said = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2]
+    if not any(sign in said for sign in ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")):
+        return None
+    said = ". ".join(said.split(". ")[:3]).rstrip(".")
+    return (
+        f"{said}. A smaller --data.batch_size needs less, and --data.eval_batch_size where images are scored; "
+        "--trainer.accumulate_grad_batches N sums up N batches for a step"
+    )
