@@ -18,6 +18,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from resnet18.position import callbacks_of
 from resnet18.warm_start import PREFIX
 
 RAW_WEIGHTS = "raw_weights"  # where a whole checkpoint keeps them
@@ -186,7 +187,7 @@ def complete_weights(trainer: Trainer, module: LightningModule, checkpoint: dict
     """
     if "optimizer_states" in checkpoint:
         return
-    for callback in trainer.callbacks:
+    for callback in callbacks_of(trainer):
         if isinstance(callback, WeightAveraging | ModelPruning):
             callback.on_save_checkpoint(trainer, module, checkpoint)
     for name in ("current_model_state", "averaging_state"):  # to resume from
@@ -195,6 +196,6 @@ def complete_weights(trainer: Trainer, module: LightningModule, checkpoint: dict
 
 def end_validation(trainer: Trainer) -> None:
     """Puts the raw weights back where Lightning's averages are being validated, for a checkpoint to resume from."""
-    for callback in trainer.callbacks:
+    for callback in callbacks_of(trainer):
         if isinstance(callback, WeightAveraging):
             callback.on_validation_epoch_end(trainer, trainer.lightning_module)

@@ -200,8 +200,8 @@ class Program(Arguments):
         settings["logger"] = [*(loggers if isinstance(loggers, list) else [loggers]), self.metrics_file]
 
     def _trainer(self, settings: dict[str, Any]) -> Trainer:
-        run = self.directory if self.command == "fit" else run_directory(self.checkpoint_path)
-        settings["profiler"] = profiler_into(None if settings["fast_dev_run"] else run or Path(), settings["profiler"])
+        run = run_directory(self.checkpoint_path) if self.command != "fit" and self.checkpoint_path else self.directory
+        settings["profiler"] = profiler_into(None if settings["fast_dev_run"] else run, settings["profiler"])
         try:
             trainer = self.trainer_class(**settings)
         except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
@@ -217,7 +217,7 @@ class Program(Arguments):
         try:
             with ending_together(self.trainer):
                 getattr(self, f"_{self.command}")()
-            if self.trainer.is_global_zero and (report := report_of(self.trainer.profiler)):
+            if report := report_of(self.trainer):
                 say(f"profile {report}")
             status = 0
         except (MisconfigurationException, TrainingSpikeException) as error:  # Lightning's, for what can't go on

@@ -8,7 +8,8 @@ import math
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 import yaml
 from lightning.pytorch import Callback, Trainer
@@ -30,6 +31,7 @@ from resnet18.classifier import Classifier
 from resnet18.data.base import ImageDataModule
 from resnet18.errors import UsageError
 from resnet18.parser import KeyedError
+from resnet18.position import callbacks_of
 
 _ABSTRACT = "it does nothing by itself; subclass it in a file of your own: --trainer.callbacks mine.MyCallback"
 REFUSED = {
@@ -53,6 +55,12 @@ REFUSED = {
 """Lightning's callbacks that can't be used, each with the reason and what to do instead."""
 
 CALLBACK_OPTIONS = ("--trainer.callbacks", "--trainer.callbacks+", "--trainer.callbacks.class_path")
+
+# typing keeps one Union of a set of types, ordered as whoever asked first had it: with rich imported before Lightning,
+# --trainer.limit_train_batches 1 would be 1.0, all batches instead of one.
+for _name, _kind in Trainer.__init__.__annotations__.items():
+    if set(get_args(_kind)) == {int, float, NoneType}:
+        Trainer.__init__.__annotations__[_name] = int | float | None
 
 # Timer's default is an enumeration, which YAML has no word for: --print_config and config.yaml write its value.
 yaml.SafeDumper.add_representer(Interval, lambda dumper, value: dumper.represent_str(str(value.value)))
@@ -146,7 +154,7 @@ def check_resuming(trainer: Trainer) -> None:
     Raises:
         UsageError: Where a callback keeps too little in a checkpoint.
     """
-    if any(isinstance(callback, ModelPruning) for callback in trainer.callbacks):
+    if any(isinstance(callback, ModelPruning) for callback in callbacks_of(trainer)):
         raise UsageError(
             "trainer.callbacks: ModelPruning keeps no masks in a checkpoint, so its run can't be resumed; --init_from "
             "starts a new one from its weights"
@@ -197,7 +205,7 @@ def check_flags(command: str, trainer: dict[str, Any]) -> None:
                 )
 
 
-def check_limits(trainer: Trainer, train: int, data: ImageDataModule) -> None:
+def check_limits(trainer: Any, train: int, data: ImageDataModule) -> None:
     """Compares the Trainer's limits with the batches that there are; Lightning would find out in the run's directory.
 
     Args:
@@ -213,17 +221,16 @@ def check_limits(trainer: Trainer, train: int, data: ImageDataModule) -> None:
             raise UsageError("trainer.max_time: must be above 0")
     assert data.val is not None
     val = math.ceil(len(data.val) / trainer.world_size / data.eval_batch_size)
-    limits: Any = {"train": trainer.limit_train_batches, "val": trainer.limit_val_batches}
-    whole: Any = trainer.overfit_batches
+    limits = {"train": trainer.limit_train_batches, "val": trainer.limit_val_batches}
     for stage, batches in (("train", train), ("val", val)):
         if isinstance(limits[stage], float) and 0 < limits[stage] * batches < 1:
-            name = "overfit_batches" if whole else f"limit_{stage}_batches"
+            name = "overfit_batches" if trainer.overfit_batches else f"limit_{stage}_batches"
             kind = "training" if stage == "train" else "validation"
             raise UsageError(
                 f"trainer.{name}: {limits[stage]:g} of {batches} {kind} batches is less than one; give a whole number, "
                 "or more"
             )
-    every: Any = trainer.val_check_interval
+    every = trainer.val_check_interval
     train = min(train, limits["train"]) if isinstance(limits["train"], int) else int(train * limits["train"])
     if isinstance(every, int) and every > train and trainer.check_val_every_n_epoch is not None and limits["val"]:
         raise UsageError(

@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import Timer
 from resnet18.checkpoints import LAST
 from resnet18.classifier import Classifier
 from resnet18.data.base import ImageDataModule
+from resnet18.position import callbacks_of
 from resnet18.runs import LATEST, read_metrics
 
 
@@ -70,7 +71,7 @@ def finished(checkpoint: dict[str, Any], trainer: Trainer, run: str) -> str | No
         return f"this run is finished: {done} of {epochs} epochs; --trainer.max_epochs {2 * epochs} would go on"
     if 0 <= most <= steps:
         return f"this run is finished: {steps:,} of {most:,} steps; --trainer.max_steps {2 * most} would go on"
-    for timer in trainer.callbacks:
+    for timer in callbacks_of(trainer):
         used = checkpoint["callbacks"].get(timer.state_key, {}).get("time_elapsed", {}).get("train", 0.0)
         if isinstance(timer, Timer) and used >= (timer.time_remaining() or math.inf):
             return f"this run is finished: its {used:.0f} s are used up; a longer --trainer.max_time would go on"

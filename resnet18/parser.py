@@ -111,6 +111,8 @@ def explain(message: str, options: Iterable[str]) -> KeyedError:
         return KeyedError(key, f"{found[1]} is not a model, optimizer, schedule, data source, logger or callback")
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         return KeyedError(key, f"{found[1]} has no {found[2]}" + hint(found[2], dir(importlib.import_module(found[1]))))
+    if found := re.findall(r"Requirement '([^']+)' not met", message):  # of several the last is the plainest
+        return KeyedError(key, f"it needs {found[-1]}, which is not installed: pip install '{found[-1]}'")
     if found := re.search(r"(?:class_path '([\w.]+)'[\s\S]*)?No module named '([\w.]+)'", message):
         if found[1] and not f"{found[1]}.".startswith(f"{found[2]}."):
             return KeyedError(key, f"{found[1]} imports {found[2]}, which is not installed")

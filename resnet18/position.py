@@ -8,7 +8,7 @@ import copy
 import math
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 
@@ -135,7 +135,12 @@ def start_epoch(trainer: Trainer) -> None:
 
 
 def _accumulation(trainer: Trainer) -> GradientAccumulationScheduler | None:
-    return next((one for one in trainer.callbacks if isinstance(one, GradientAccumulationScheduler)), None)
+    return next((one for one in callbacks_of(trainer) if isinstance(one, GradientAccumulationScheduler)), None)
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """All of a Trainer's callbacks, in the order in which they are called."""
+    return trainer.callbacks  # type: ignore[attr-defined]
 
 
 def is_dry_run(trainer: Trainer) -> bool:

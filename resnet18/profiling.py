@@ -7,6 +7,7 @@ Without one Lightning enters a generator-based context manager for every hook of
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
+from lightning.pytorch import Trainer
 from lightning.pytorch.profilers import AdvancedProfiler, PassThroughProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 
 from resnet18.errors import UsageError
@@ -41,7 +42,8 @@ def profiler_into(directory: Path | None, profiler: Profiler | str | None) -> Pr
     return profiler
 
 
-def report_of(profiler: Profiler) -> Path | None:
-    """The file that a profiler has written, if it has."""
+def report_of(trainer: Trainer) -> Path | None:
+    """The file that a Trainer's profiler has written, if it has."""
+    profiler: Profiler = trainer.profiler  # type: ignore[attr-defined]
     path = Path(profiler.dirpath or "", profiler._prepare_filename())
     return path if profiler.filename and path.is_file() else None
