@@ -7,6 +7,7 @@ import difflib
 import importlib
 import importlib.metadata
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -84,7 +85,7 @@ def _run(program: str, command: str, arguments: list[str]) -> int:
         return 1
     except interrupt.Interrupted as stop:
         name = signal.Signals(stop.signum).name
-        how = f"go on with: {program} fit --ckpt_path {stop.saved}" if stop.saved else "nothing was saved"
+        how = f"go on with: {program} fit --ckpt_path {shlex.quote(stop.saved)}" if stop.saved else "nothing was saved"
         if not ranks.rank_prefix():
             print(f"\n{program} {command}: stopped by {name}; {how}", file=sys.stderr)
         if stop.requeue:

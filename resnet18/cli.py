@@ -6,6 +6,7 @@ A LightningCLI with one directory a run, configurations that come back from chec
 
 import inspect
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from resnet18.data.base import ImageDataModule
 from resnet18.errors import RunError, UsageError
 from resnet18.loggers import MetricsFile, start_wandb, wandb_without_questions
 from resnet18.messages import closing, finished, opening, scores
+from resnet18.names import counted
 from resnet18.parser import KeyedError, parameter_names
 from resnet18.position import is_dry_run, planned_steps
 from resnet18.profiling import NoProfiler
@@ -221,9 +223,8 @@ class Program(Arguments):
 
     def _finished(self) -> bool:
         if "optimizer_states" not in self.checkpoint:
-            raise UsageError(
-                f"{self.checkpoint_path} holds weights only; go on from {LAST}, or --init_from {self.checkpoint_path}"
-            )
+            path = shlex.quote(str(self.checkpoint_path))
+            raise UsageError(f"{self.checkpoint_path} holds weights only; go on from {LAST}, or --init_from {path}")
         message = finished(self.checkpoint, self.trainer, self._run_name())
         if message is None:
             return False
@@ -247,8 +248,8 @@ class Program(Arguments):
     @rank_zero_only
     def _close_run(self) -> None:
         assert self.directory is not None
-        best = self.config.best
-        say(closing(self.directory, best.monitor, best.mode, self.trainer.current_epoch))
+        best, can_test = self.config.best, self.datamodule.has_test
+        say(closing(self.directory, best.monitor, best.mode, self.trainer, can_test))
 
     def _validate(self) -> None:
         self._report("val", self.trainer.validate(self.model, verbose=False, **self._evaluated()))
@@ -284,7 +285,7 @@ class Program(Arguments):
 
     def _predict(self) -> None:
         self.trainer.predict(self.model, return_predictions=False, **self._evaluated())
-        say(f"{self.table.rows:,} predictions in {self.table.path}")
+        say(f"{counted(self.table.rows, 'prediction')} in {self.table.path}")
 
     def _output(self) -> Path:
         path = Path(self.config.output)

@@ -14,6 +14,7 @@ _NOTICES = (
     "Seed set to",
     "Loading `train_dataloader`",
     "`Trainer.fit` stopped",
+    "Time limit reached",  # the closing lines say so
     "Restoring states",
     "Restored all states",
     "Loaded model weights",
@@ -35,6 +36,7 @@ def quieten() -> None:
     for name in ("rank_zero", "seed", "distributed"):
         logging.getLogger(f"lightning.fabric.utilities.{name}").addFilter(_wanted)
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # torch ≥ 2.14, in Lightning
+    warnings.filterwarnings("ignore", message="The number of training batches")  # an epoch is logged however short
     # The loaders here begin where the Trainer's counters say, without a state of their own.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # on resuming
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")

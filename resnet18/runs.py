@@ -13,6 +13,7 @@ import csv
 import json
 import os
 import secrets
+import shlex
 import time
 from dataclasses import dataclass
 from functools import cached_property
@@ -52,7 +53,8 @@ def create_run(directory: Path, config: dict[str, Any], provenance: dict[str, An
         RunError: Where it can't be written.
     """
     if directory.is_dir() and any(directory.iterdir()):
-        raise UsageError(f"run_dir: {directory} is not empty; --ckpt_path {directory} goes on with the run in it")
+        there = shlex.quote(str(directory))
+        raise UsageError(f"run_dir: {directory} is not empty; --ckpt_path {there} goes on with the run in it")
     try:
         (directory / FOLDER).mkdir(parents=True)
         write_config(directory, config)
