@@ -188,7 +188,8 @@ class Arguments(LightningCLI):
             raise error if self.checkpoint_path else UsageError(str(error)) from None
         for key, told in refused_values(self.config):
             raise UsageError(f"{self._culprit(key)}{shown(key)}: {told}")
-        self.given = parser.parse_args(args, defaults=False)
+        # The same without the defaults, but for the one that a link takes.
+        self.given = parser.parse_args([f"--seed_everything={self.config.seed_everything}", *args], defaults=False)
         if self.stored is not None:
             self._compare(parser.parse_object(self.stored))
 
@@ -284,6 +285,7 @@ class Arguments(LightningCLI):
             say(f"given here, not as stored: {change}")
 
     def _run_name(self) -> str:
+        """The run that is gone on with, as one types it."""
         assert self.checkpoint_path is not None
         return shlex.quote(str(run_directory(self.checkpoint_path) or self.checkpoint_path))
 

@@ -33,6 +33,7 @@ from resnet18.hyperparameters import described_model, plain_values
 from resnet18.losses import Loss, check_loss, training_loss
 from resnet18.metrics import MeanLoss, Mode, check_watched, mode_of
 from resnet18.mixing import Mixing
+from resnet18.names import counted
 from resnet18.optimization import (
     Interval,
     OptimizerCallable,
@@ -117,13 +118,13 @@ class Classifier(LightningModule):
         if not 0 < backbone_lr_scale < math.inf:
             raise ValueError(f"backbone_lr_scale must be above 0 and finite, not {backbone_lr_scale}")
         if len(mean) != len(std):
-            raise ValueError(f"mean has {len(mean)} channels and std {len(std)}")
+            raise ValueError(f"mean has {counted(len(mean), 'channel')} and std {len(std)}")
         if not all(map(math.isfinite, mean)):
             raise ValueError(f"mean must be finite, not {list(mean)}")
         if not all(0 < value < math.inf for value in std):
             raise ValueError(f"std must be above 0 and finite, not {list(std)}")
         if class_names is not None and len(class_names) != num_classes:
-            raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
+            raise ValueError(f"{counted(len(class_names), 'class name')} for {num_classes} classes")
         mean, std = [float(value) for value in mean], [float(value) for value in std]  # NumPy's too
         with warnings.catch_warnings():
             # "Attribute 'backbone' is an instance of nn.Module": on_save_checkpoint leaves it out.

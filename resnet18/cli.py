@@ -42,6 +42,7 @@ from resnet18.lightning_parts import (
 from resnet18.loggers import MetricsFile, start_wandb, wandb_without_questions
 from resnet18.lr_finder import NAME, check_search, find_rate, take_finder
 from resnet18.messages import closing, finished, opening, scores
+from resnet18.names import counted
 from resnet18.parser import KeyedError, make
 from resnet18.position import is_dry_run, planned_steps
 from resnet18.precision import choose_precision, emulation_warning, plugin_decides
@@ -300,8 +301,8 @@ class Program(Arguments):
     @rank_zero_only
     def _close_run(self) -> None:
         assert self.directory is not None
-        best = self.config.best
-        say(closing(self.directory, best.monitor, best.mode, self.trainer.current_epoch))
+        best, can_test = self.config.best, self.datamodule.has_test
+        say(closing(self.directory, best.monitor, best.mode, self.trainer, can_test))
 
     def _validate(self) -> None:
         self._report(self.trainer.validate(self.model, verbose=False, **self._evaluated()))
@@ -336,7 +337,7 @@ class Program(Arguments):
 
     def _predict(self) -> None:
         self.trainer.predict(self.model, return_predictions=False, **self._evaluated())
-        say(f"{self.table.rows:,} predictions in {self.table.path}")
+        say(f"{counted(self.table.rows, 'prediction')} in {self.table.path}")
 
     def _output(self) -> Path:
         path = Path(self.config.output)

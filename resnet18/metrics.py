@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from resnet18.errors import RunError
+from resnet18.names import hint
 
 Mode = Literal["max", "min"]
 """Whether more of a metric is better, or less."""
@@ -69,6 +70,8 @@ def check_watched(trainer: Trainer, own: Collection[str]) -> None:
     for watcher in watchers:
         name = getattr(watcher, "monitor", None) or ""
         if name.startswith("val/") and name not in own and name not in trainer.callback_metrics:
-            logged = ", ".join(sorted(one for one in trainer.callback_metrics if one.startswith("val/")))
-            who = type(getattr(watcher, "scheduler", watcher)).__name__
-            raise RunError(f"{who} watches {name}, which this validation did not log; it logged {logged}")
+            logged = sorted(one for one in trainer.callback_metrics if one.startswith("val/"))
+            who, more = type(getattr(watcher, "scheduler", watcher)).__name__, f"; there are {', '.join(logged)}"
+            raise RunError(
+                f"{who} watches {name}, which nothing has logged in the validation{hint(name, logged) or more}"
+            )

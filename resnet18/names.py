@@ -1,4 +1,4 @@
-"""The nearest right name: what was meant by a key, a class or a file that does not exist."""
+"""Words in messages: the nearest right name of a key, a class or a file that does not exist, and counts of things."""
 
 import difflib
 from collections.abc import Iterable
@@ -29,3 +29,8 @@ def hint(name: str, known: Iterable[str]) -> str:
     """The nearest known name as the end of a sentence."""
     near = nearest(name, known)
     return f"; did you mean {near}?" if near and near != name else ""
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: 1 image, 2,000 images."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from resnet18.errors import UsageError
+from resnet18.names import counted
 
 OptimizerCallable = Callable[[Iterable], Optimizer]
 ScheduleCallable = Callable[[Optimizer], LRScheduler]
@@ -148,7 +149,7 @@ def check_length(settings: dict[str, Any], total_steps: float) -> None:
     schedule = settings["scheduler"]
     if isinstance(schedule, OneCycleLR) and settings["interval"] == "step" and schedule.total_steps < total_steps:
         raise UsageError(
-            f"model.schedule: OneCycleLR was told to take {schedule.total_steps:,} steps and the run has "
+            f"model.schedule: OneCycleLR was told to take {counted(schedule.total_steps, 'step')} and the run has "
             f"{total_steps:,}; without a total_steps of its own it takes the run's"
         )
 

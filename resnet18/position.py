@@ -23,10 +23,15 @@ def batches_done(trainer: Trainer) -> int:
 def at_log_point(trainer: Trainer, step: int) -> bool:
     """Whether the batch is the last one of so many optimizer steps, and these are to be logged after.
 
-    ``log_every_n_steps`` may be 0, for never. Where gradients are accumulated over batches, the last of them counts.
+    An epoch of fewer steps is logged at its end. ``log_every_n_steps`` may be 0, for never. Where gradients are
+    accumulated over batches, the last of them counts.
     """
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]
-    return every > 0 and step % every == 0 and not trainer.fit_loop._should_accumulate()
+    if every == 0:
+        return False
+    if trainer.num_training_batches <= (every - 1) * trainer.accumulate_grad_batches:  # fewer than `every` steps
+        return at_last_batch(trainer)
+    return step % every == 0 and not trainer.fit_loop._should_accumulate()
 
 
 def at_last_batch(trainer: Trainer) -> bool:

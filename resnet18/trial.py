@@ -116,8 +116,9 @@ def _mode(key: str, monitor: str, told: Any, modes: Mapping[str, Mode | None], o
     if own and told not in (None, own):
         raise KeyedError(f"{key}.mode", f"{told} contradicts {monitor}, of which {MORE[own]} is better: {own}")
     if not (mode := own or told):
-        known = "" if monitor in modes else f"; of the model's own there are {', '.join(modes)}{hint(monitor, modes)}"
-        raise KeyedError(f"{key}.mode", f"max or min must be given, for {monitor} does not say which is better{known}")
+        known = ", ".join(name for name, way in modes.items() if way)
+        why = f"what is better is known of {known}, and not of {monitor}{hint(monitor, modes)}"
+        raise KeyedError(f"{key}.mode", f"max or min must be given; {why}")
     return mode
 
 

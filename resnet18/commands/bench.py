@@ -33,6 +33,7 @@ from resnet18.measuring.clock import Nothing, Probe
 from resnet18.measuring.ladder import COMPILED, Ladder, rungs
 from resnet18.measuring.loops import HALF, TRUE, bare, pull, stopped_at_once
 from resnet18.measuring.result import Measured, extra_ms, limited_by
+from resnet18.names import counted
 from resnet18.provenance import measured_with, provenance
 
 ROUNDS = 3
@@ -221,7 +222,7 @@ class Bench(Program):
         _, bare_row, fit_row = rows
         extra = extra_ms(fit_row, bare_row)
         notes = [
-            f"medians of {ROUNDS} rounds of {self.steps} steps, in turns, after a warm-up",
+            f"medians of {ROUNDS} rounds of {counted(self.steps, 'step')}, in turns, after a warm-up",
             f"Trainer.fit − bare loop: {extra:+.2f} ms a step, {100 * extra / bare_row.ms:+.1f} %",
         ]
         asked = self.config.trainer.devices

@@ -26,6 +26,7 @@ from resnet18.checks.one_batch import AT_LEAST, at_peak, by_heart, gradients, on
 from resnet18.cli import Program
 from resnet18.commands import on_one_device
 from resnet18.errors import RunError, UsageError
+from resnet18.names import counted
 from resnet18.pictures import contact_sheet, save
 from resnet18.warm_start import start_from
 
@@ -111,7 +112,9 @@ class Check(Program):
     def _picture(self, batch: Batch) -> Finding:
         images, labels = batch[0][:IMAGES], batch[1][:IMAGES]
         save(contact_sheet(images, labels, self.datamodule.class_names), self.picture)
-        return Finding("ok", "picture", f"{len(images)} training images as the network gets them: {self.picture}")
+        return Finding(
+            "ok", "picture", f"{counted(len(images), 'training image')} as the network gets them: {self.picture}"
+        )
 
     def _title(self, network: Network) -> None:
         count = sum(parameter.numel() for parameter in network.backbone.parameters())

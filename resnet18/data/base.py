@@ -20,6 +20,7 @@ from resnet18.data.order import Order, Position
 from resnet18.data.resident import EvaluationLoader, Pixels, TrainLoader
 from resnet18.data.splits import fingerprint, stratified_split
 from resnet18.errors import RunError, UsageError
+from resnet18.names import counted
 from resnet18.position import batches_done
 
 Part = Literal["train", "val", "test"]
@@ -64,6 +65,8 @@ class ImageDataModule(LightningDataModule, ABC):
     """Channels, height and width of what the network is shown when it is evaluated."""
     has_val = False
     """Whether ``load("val")`` gives validation images, so that none are cut from the training images."""
+    has_test = True
+    """Whether ``load("test")`` gives test images."""
 
     def __init__(
         self,
@@ -206,7 +209,9 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _check_labels(self, name: str, count: int, labels: Tensor) -> None:
         if labels.dtype != torch.int64 or labels.shape != (count,):
-            raise RunError(f"{name} should give {count} labels as int64, not {labels.dtype} of {list(labels.shape)}")
+            raise RunError(
+                f"{name} should give {counted(count, 'label')} as int64, not {labels.dtype} of {list(labels.shape)}"
+            )
         if count == 0:
             raise RunError(f"{name} gave no images")
         low, high = int(labels.min()), int(labels.max())
@@ -253,7 +258,7 @@ class ImageDataModule(LightningDataModule, ABC):
             images = images.take(torch.linspace(0, len(images) - 1, at_most).long())
         ranks = self._place().world_size
         if len(images) < ranks:  # the others would wait for the one without
-            raise RunError(f"data: {len(images)} images to score can't be shared out over {ranks} ranks")
+            raise RunError(f"data: {counted(len(images), 'image')} to score can't be shared out over {ranks} ranks")
         return self._evaluation_loader(images)
 
     def _evaluation_loader(self, part: Pixels | Files) -> Iterable[Any]:
