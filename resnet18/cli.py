@@ -32,7 +32,7 @@ from resnet18.errors import RunError, UsageError
 from resnet18.loggers import MetricsFile, start_wandb, wandb_without_questions
 from resnet18.messages import closing, finished, opening, scores
 from resnet18.parser import KeyedError, parameter_names
-from resnet18.position import is_dry_run, planned_steps
+from resnet18.position import batches_into_epoch, is_dry_run, planned_steps
 from resnet18.profiling import NoProfiler
 from resnet18.provenance import provenance, versions
 from resnet18.ranks import ending_together, prepare_ranks
@@ -271,6 +271,9 @@ class Program(Arguments):
         for state in self.checkpoint.values():
             if isinstance(state, dict) and "split_hash" in state:  # under the name of the source, whichever it was
                 self.datamodule.load_state_dict(state)
+        if self.command == "fit" and self.checkpoint:
+            loops = self.checkpoint["loops"]["fit_loop"]
+            self.datamodule.check_resumed_epoch(self.trainer, batches_into_epoch(loops))
 
     @rank_zero_only
     def _report(self, stage: str, results: Any) -> None:

@@ -18,7 +18,7 @@ from resnet18.callbacks.checkpoints import LastCheckpoint
 from resnet18.callbacks.interrupt import GracefulStop
 from resnet18.data.order import Order
 from resnet18.errors import RunError
-from resnet18.position import batches_done, before_step, is_between_steps, loop_state
+from resnet18.position import before_step, is_between_steps, loop_state, position
 
 REPORT = "diverged.json"
 _SHOWN = 8
@@ -117,10 +117,9 @@ def _images(trainer: Trainer, rank: int, batches: int) -> list[str | int]:
     if not isinstance(order, Order) or part is None:
         return []
     shared = Order(order.count, order.batch_size, order.seed, rank, order.world_size)
-    epoch, done = divmod(batches_done(trainer), int(trainer.num_training_batches))
+    epoch, done = position(trainer)
     first = (done - batches + 1) * order.batch_size
-    positions = shared.epoch(epoch)[first : first + batches * order.batch_size].tolist()
+    places = shared.epoch(epoch)[first : first + batches * order.batch_size].tolist()
     if part.names is not None:
-        return [part.names[position] for position in positions]
-    rows = part.rows
-    return positions if rows is None else rows[positions].tolist()
+        return [part.names[place] for place in places]
+    return places if part.rows is None else part.rows[places].tolist()
