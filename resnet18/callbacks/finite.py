@@ -6,6 +6,7 @@ pass alone, with the backward pass already queued behind it, so that the device 
 
 import json
 import math
+import operator
 from typing import Any
 
 import torch
@@ -42,20 +43,38 @@ class FiniteLoss(Callback):
     def __init__(self, stop: GracefulStop, last: LastCheckpoint | None) -> None:
         self.stop, self.last = stop, last
         self._agreement: Agreement | None = None
-        self._buffers: list[Tensor] = []
+        # Where buffers are found, not the buffers: after the next forward pass one may be another tensor.
+        self._found: list[dict[str, Tensor | None]] = []
+        self._buffers: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
         self._before: list[Tensor] = []
         self._losses: list[Tensor] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size > 1 or trainer.strategy.root_device.type == "cuda":
             self._agreement = Agreement(trainer)
-        self._buffers = list(pl_module.buffers())
-        self._before = [buffer.clone() for buffer in self._buffers]
-        self._losses = []
+        self._found = [part._buffers for part in pl_module.modules()]
+        self._buffers, self._losses = [], []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if not self._losses and self._buffers:  # the first batch of a step
-            torch._foreach_copy_(self._before, self._buffers)
+        if not self._losses:  # the first batch of a step
+            self._note_buffers()
+
+    @torch.no_grad()
+    def _note_buffers(self) -> None:
+        known = [tensor for _, _, tensor in self._buffers]
+        self._buffers = [
+            (found, name, tensor) for found in self._found for name, tensor in found.items() if tensor is not None
+        ]
+        now = [tensor for _, _, tensor in self._buffers]
+        if now and len(known) == len(now) and all(map(operator.is_, known, now)):
+            torch._foreach_copy_(self._before, now)
+        else:
+            self._before = [tensor.clone() for tensor in now]
+
+    @torch.no_grad()
+    def _restore_buffers(self) -> None:
+        for (found, name, tensor), before in zip(self._buffers, self._before, strict=True):
+            found[name] = tensor.copy_(before)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         self._losses.append(loss.detach())
@@ -77,7 +96,7 @@ class FiniteLoss(Callback):
             if not bad:
                 return
             rank = trainer.world_size - int(bad)
-        torch._foreach_copy_(self._buffers, self._before)
+        self._restore_buffers()
         loops = loop_state(trainer)
         before_step(loops, len(losses) - 1)
         finite = all(bool(parameter.isfinite().all()) for parameter in pl_module.parameters())
