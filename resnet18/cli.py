@@ -44,7 +44,7 @@ from resnet18.lr_finder import NAME, check_search, find_rate, take_finder
 from resnet18.messages import closing, finished, opening, scores
 from resnet18.names import counted
 from resnet18.parser import KeyedError, make
-from resnet18.position import is_dry_run, planned_steps
+from resnet18.position import batches_into_epoch, is_dry_run, planned_steps
 from resnet18.precision import choose_precision, emulation_warning, plugin_decides
 from resnet18.profiling import profiler_into, report_of
 from resnet18.provenance import own_sources, provenance, versions
@@ -324,6 +324,9 @@ class Program(Arguments):
         for state in self.checkpoint.values():
             if isinstance(state, dict) and "split_hash" in state:  # under the name of the source, whichever it was
                 self.datamodule.load_state_dict(state)
+        if self.command == "fit" and self.checkpoint:
+            loops = self.checkpoint["loops"]["fit_loop"]
+            self.datamodule.check_resumed_epoch(self.trainer, batches_into_epoch(loops))
 
     @rank_zero_only
     def _report(self, results: Any) -> None:
