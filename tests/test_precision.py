@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,7 @@ def machine(
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: instructions)
 
 
-CASES = {
+CASES: dict[str, tuple[dict[str, Any], str, str]] = {
     "GPU with bf16": ({"accelerator": "cuda", "cuda_bf16": True}, "auto", "bf16-mixed"),
     "GPU without": ({"accelerator": "cuda"}, "gpu", "16-mixed"),
     "GPU, not used": ({"accelerator": "cuda", "cuda_bf16": True, "onednn": False}, "cpu", "32-true"),
