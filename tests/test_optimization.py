@@ -144,7 +144,7 @@ def test_a_schedule_with_rates_of_its_own_is_refused(schedule: Callable[..., LRS
         classifier.make_schedule(classifier.make_optimizer(), 20)
 
     both(1.0)
-    with pytest.raises(ValueError, match="backbone_lr_scale must be 1: .*LR sets every group's learning rate itself"):
+    with pytest.raises(ValueError, match=r"backbone_lr_scale must be 1: .*LR sets every group's learning rate itself"):
         both(0.5)
 
 
