@@ -16,24 +16,24 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
-from torchmetrics import MetricCollection
+from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from resnet18.averaging import Averaging
-from resnet18.callbacks.training_log import TrainingLog
+from resnet18.averaging import Averaging, complete_weights
+from resnet18.callbacks.training_log import TRAINING_METRICS, TrainingLog
 from resnet18.checkpoints import CONFIG_KEY
 from resnet18.compilation import compile_in_place
 from resnet18.errors import RunError
 from resnet18.head import head_of
 from resnet18.hyperparameters import described_model, plain_values
 from resnet18.losses import Loss, check_loss, training_loss
-from resnet18.metrics import MeanLoss
+from resnet18.metrics import MeanLoss, Mode, check_watched, mode_of
 from resnet18.mixing import Mixing
+from resnet18.names import counted
 from resnet18.optimization import (
     Interval,
     OptimizerCallable,
@@ -45,8 +45,7 @@ from resnet18.optimization import (
     schedule_settings,
     set_rates,
 )
-
-VALIDATION_METRICS = ("val/loss", "val/top1", "val/top5")
+from resnet18.position import resume_between_epochs, total_steps
 
 
 class Prediction(NamedTuple):
@@ -119,13 +118,13 @@ class Classifier(LightningModule):
         if not 0 < backbone_lr_scale < math.inf:
             raise ValueError(f"backbone_lr_scale must be above 0 and finite, not {backbone_lr_scale}")
         if len(mean) != len(std):
-            raise ValueError(f"mean has {len(mean)} channels and std {len(std)}")
+            raise ValueError(f"mean has {counted(len(mean), 'channel')} and std {len(std)}")
         if not all(map(math.isfinite, mean)):
             raise ValueError(f"mean must be finite, not {list(mean)}")
         if not all(0 < value < math.inf for value in std):
             raise ValueError(f"std must be above 0 and finite, not {list(std)}")
         if class_names is not None and len(class_names) != num_classes:
-            raise ValueError(f"{len(class_names)} class names for {num_classes} classes")
+            raise ValueError(f"{counted(len(class_names), 'class name')} for {num_classes} classes")
         mean, std = [float(value) for value in mean], [float(value) for value in std]  # NumPy's too
         with warnings.catch_warnings():
             # "Attribute 'backbone' is an instance of nn.Module": on_save_checkpoint leaves it out.
@@ -140,6 +139,7 @@ class Classifier(LightningModule):
         self.flip_tta = False
         """Let validation, test and prediction average the logits of an image and its mirror image; never in fitting."""
         self._fitting = False
+        self._loops: dict[str, Any] | None = None  # the counters of the checkpoint that is gone on from
         self.num_classes = num_classes
         self.class_names = list(class_names) if class_names else [str(number) for number in range(num_classes)]
         self.input_size = tuple(input_size) if input_size else None
@@ -150,16 +150,13 @@ class Classifier(LightningModule):
         self.run_config: dict[str, Any] | None = None
         """The whole configuration of the run, plain values only; kept in every checkpoint."""
         self.val_loss, self.test_loss = MeanLoss(), MeanLoss()
-        accuracies = MetricCollection(
-            {
-                "top1": MulticlassAccuracy(num_classes, average="micro", validate_args=False),
-                "top5": MulticlassAccuracy(
-                    num_classes, top_k=min(5, num_classes), average="micro", validate_args=False
-                ),
-            },
-            compute_groups=False,
-        )
-        self.val_accuracy, self.test_accuracy = accuracies.clone(prefix="val/"), accuracies.clone(prefix="test/")
+        # What is added here is logged, printed and can be monitored, in the direction that its class says.
+        scores: dict[str, Metric | MetricCollection] = {
+            f"top{k}": MulticlassAccuracy(num_classes, top_k=k, average="micro", validate_args=False)
+            for k in ((1, 5) if num_classes > 5 else (1,))  # of five classes every image is among the top five
+        }
+        collection = MetricCollection(scores, compute_groups=False)
+        self.val_scores, self.test_scores = collection.clone(prefix="val/"), collection.clone(prefix="test/")
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits, N×num_classes, of uint8 images, N×C×H×W."""
@@ -182,6 +179,12 @@ class Classifier(LightningModule):
         else:
             super().__setattr__(name, value)
 
+    @property
+    def metric_modes(self) -> dict[str, Mode | None]:
+        """What is logged in training and validation, and whether more of it is better, less, or neither (None)."""
+        modes = {name: mode_of(metric) for name, metric in self.val_scores.items()}
+        return {"val/loss": mode_of(self.val_loss), **modes, **TRAINING_METRICS}
+
     def configure_callbacks(self) -> list[Callback]:
         return [TrainingLog(), self.averaging] if self.averaging.decay else [TrainingLog()]
 
@@ -189,8 +192,6 @@ class Classifier(LightningModule):
         self._fitting = stage == "fit"
         if not self._fitting:
             return
-        if self.num_classes < 5:
-            rank_zero_info(f"val/top5 counts the top {self.num_classes}: the data have {self.num_classes} classes.")
         if self.compile_backbone:
             compile_in_place(self.backbone)
 
@@ -204,6 +205,7 @@ class Classifier(LightningModule):
         return training_loss(self.loss, self.backbone(inputs), labels, self.label_smoothing)
 
     def on_train_start(self) -> None:
+        resume_between_epochs(self.trainer)
         for config in self.trainer.lr_scheduler_configs:
             set_rates(config.scheduler)
 
@@ -215,22 +217,23 @@ class Classifier(LightningModule):
                 torch.distributed.broadcast(buffer, src=0)
 
     def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
-        self._score(batch, self.val_loss, self.val_accuracy)
+        self._score(batch, self.val_loss, self.val_scores)
 
     def test_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
-        self._score(batch, self.test_loss, self.test_accuracy)
+        self._score(batch, self.test_loss, self.test_scores)
 
     def on_validation_epoch_end(self) -> None:
-        self._log_scores("val", self.val_loss, self.val_accuracy)
+        self._log_scores("val", self.val_loss, self.val_scores)
+        check_watched(self.trainer, self.metric_modes)
 
     def on_test_epoch_end(self) -> None:
-        self._log_scores("test", self.test_loss, self.test_accuracy)
+        self._log_scores("test", self.test_loss, self.test_scores)
 
-    def _score(self, batch: tuple[Tensor, ...], loss: MeanLoss, accuracy: MetricCollection) -> None:
+    def _score(self, batch: tuple[Tensor, ...], loss: MeanLoss, scores: MetricCollection) -> None:
         images, labels = batch[:2]
         logits = self._evaluated(images)
         loss.update(F.cross_entropy(logits, labels, reduction="sum"), len(labels))
-        accuracy.update(logits, labels)
+        scores.update(logits, labels)
 
     def _evaluated(self, images: Tensor) -> Tensor:
         logits = self(images).float()
@@ -238,14 +241,14 @@ class Classifier(LightningModule):
             logits = (logits + self(images.flip(-1)).float()) / 2
         return logits
 
-    def _log_scores(self, stage: str, loss: MeanLoss, accuracy: MetricCollection) -> None:
+    def _log_scores(self, stage: str, loss: MeanLoss, scores: MetricCollection) -> None:
         # Metric objects, not their values: Lightning then resets them, and knows that they agree on every rank.
         # NaN logits would score like a plausible accuracy; the loss tells.
         if not torch.isfinite(loss.compute()):
             value, epoch = loss.compute().item(), self.current_epoch + 1
             raise RunError(f"{stage}/loss is {value} in epoch {epoch}: the training diverged")
         self.log(f"{stage}/loss", loss)
-        self.log_dict({f"{stage}/{name}": metric for name, metric in accuracy.items(keep_base=True)})
+        self.log_dict(scores)
 
     def predict_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Prediction:
         images, _, positions = batch
@@ -254,7 +257,7 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer()
-        steps = self.trainer.estimated_stepping_batches if self.schedule else 0
+        steps = total_steps(self.trainer, self._loops) if self.schedule else 0
         schedule = self.make_schedule(optimizer, steps)
         if schedule is None:
             return optimizer
@@ -279,9 +282,11 @@ class Classifier(LightningModule):
         if self.run_config is not None:
             checkpoint[CONFIG_KEY] = self.run_config
         self.averaging.write(checkpoint)
+        complete_weights(self.trainer, self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._fitting:
+            self._loops = checkpoint.get("loops", {}).get("fit_loop")
             self.averaging.read(checkpoint)
             for state in checkpoint.get("lr_schedulers", ()):
                 forget_length(state)

@@ -1,13 +1,24 @@
 """What a command says of a run: when it starts, when it ends, and when there is nothing left to do."""
 
+import math
+import re
+import shlex
+import textwrap
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import EarlyStopping, Timer
+from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
+from resnet18.checkpoints import BEST, FOLDER, LAST
 from resnet18.classifier import Classifier
 from resnet18.data.base import ImageDataModule
+from resnet18.metrics import written
+from resnet18.names import counted
+from resnet18.position import at_last_batch, callbacks_of
 from resnet18.runs import LATEST, read_metrics
 
 
@@ -16,38 +27,88 @@ def opening(directory: Path, model: Classifier, data: ImageDataModule, trainer: 
     count = sum(parameter.numel() for parameter in model.backbone.parameters())
     assert data.train is not None
     assert data.val is not None
-    return (
-        f"{directory}\n"
+    lines = (
         f"{type(model.backbone).__name__}, {count:,} parameters, on {trainer.strategy.root_device.type}, "
-        f"{trainer.precision}; {len(data.train):,} images to train, {len(data.val):,} to "
-        f"validate, {data.num_classes} classes, split {data.split_hash}\n{data.feed_note()}"
+        f"{trainer.precision}",
+        f"{counted(len(data.train), 'image')} to train, {len(data.val):,} to validate, {data.num_classes:,} classes, "
+        f"split {data.split_hash}",
+        data.feed_note(),
     )
+    return "\n".join([str(directory), *map(_wrapped, lines)])
 
 
-def closing(directory: Path, monitor: str, mode: str, epochs: int) -> str:
-    """The best epoch, and what to do with the run."""
+def _wrapped(line: str) -> str:
+    """In lines of 80 characters at most, a number beside its unit."""
+    kept = re.sub(r"(?<=\d) (?=\S)", "\xa0", line)
+    return textwrap.fill(kept, 80, subsequent_indent="  ", break_on_hyphens=False).replace("\xa0", " ")
+
+
+def closing(directory: Path, monitor: str, mode: str, trainer: Trainer, can_test: bool) -> str:
+    """Why the run ended early, if it did, its best epoch, and what to do with it."""
     latest = directory.with_name(LATEST)
     shown = latest if latest.exists() and latest.resolve() == directory.resolve() else directory
     rows = [row for row in read_metrics(directory) if monitor in row]
-    lines = [""]
+    lines = ["", *_early(trainer)]
     if rows:
         choose = max if mode == "max" else min
         best = choose(reversed(rows), key=lambda row: row[monitor])  # of equal ones the last, as it is kept
-        value = f"{100 * best[monitor]:.2f} %" if "top" in monitor else f"{best[monitor]:.4f}"
-        lines.append(f"best    {monitor} {value}, in epoch {best['epoch'] + 1:.0f} of {epochs}")
+        epochs = f"in epoch {best['epoch'] + 1:.0f} of {trainer.current_epoch}"
+        lines.append(f"best    {monitor} {written(monitor, best[monitor])}, {epochs}")
+    else:
+        lines.append(f"best    none: nothing was validated, so {LAST} is what is tested")
     lines.append(f"run     {directory}")
-    lines.append(f"test    lightning test --ckpt_path {shown}")
-    if (offline := shown / "wandb" / "latest-run").exists():
-        lines.append(f"curves  wandb leet {offline}")
+    if can_test and any((directory / FOLDER / name).is_file() for name in (BEST, LAST)):
+        lines.append(f"test    lightning test --ckpt_path {shlex.quote(str(shown))}")
+    if any((directory / "wandb").glob("*run-*")):
+        lines.append(f"curves  wandb leet {shlex.quote(str(shown / 'wandb'))}")
     return "\n".join(lines)
+
+
+def _early(trainer: Trainer) -> list[str]:
+    """What ended a run before its last epoch's end, and how far it came; nothing for a run that came to its end."""
+    begun, planned, steps = trainer.current_epoch, trainer.max_epochs or -1, trainer.global_step
+    whole = at_last_batch(trainer)
+    if whole and begun >= planned > 0:
+        return []
+    if trainer.should_stop:
+        reason = _stopped_by(trainer)
+    elif 0 < trainer.max_steps <= steps and planned > 0:
+        reason = f"trainer.max_steps: {counted(steps, 'step')}"
+    else:  # max_steps is all that there was to do
+        return []
+    of = f" of {planned:,}" if planned > 0 else ""
+    trained = f"{begun:,}{of} epochs" if of else counted(begun, "epoch")
+    if not whole:
+        trained = f"{counted(steps, 'step')}, the last in epoch {begun:,}{of}"
+    return [f"stopped early by {reason}", f"trained {trained}"]
+
+
+def _stopped_by(trainer: Trainer) -> str:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, EarlyStopping) and callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
+            return f"{type(callback).__name__}: {callback.monitor} {_because(callback)}"
+        if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None and left <= 0:
+            return f"trainer.max_time: {timedelta(seconds=round(callback.time_elapsed()))} of training"
+    return "a callback, which set trainer.should_stop"
+
+
+def _because(callback: EarlyStopping) -> str:
+    match callback.stopping_reason:
+        case EarlyStoppingReason.PATIENCE_EXHAUSTED:
+            least = f" by {abs(callback.min_delta):g}" if callback.min_delta else ""
+            unit = "epoch" if callback._check_on_train_epoch_end else "validation"
+            return f"has not improved{least} in {counted(callback.wait_count, unit)}"
+        case EarlyStoppingReason.STOPPING_THRESHOLD:
+            return f"has passed its stopping_threshold {callback.stopping_threshold:g}"
+        case EarlyStoppingReason.DIVERGENCE_THRESHOLD:
+            return f"has passed its divergence_threshold {callback.divergence_threshold:g}"
+        case _:
+            return "is not finite"
 
 
 def scores(metrics: Mapping[str, float]) -> str:
     """Losses and shares, in a line."""
-    return "  ".join(
-        f"{name} {value:.4f}" if name.endswith("loss") else f"{name} {100 * value:.2f} %"
-        for name, value in metrics.items()
-    )
+    return "  ".join(f"{name} {written(name, value)}" for name, value in metrics.items())
 
 
 def finished(checkpoint: dict[str, Any], trainer: Trainer, run: str) -> str | None:
@@ -56,19 +117,25 @@ def finished(checkpoint: dict[str, Any], trainer: Trainer, run: str) -> str | No
     Args:
         checkpoint: Its last one.
         trainer: As it is configured now.
-        run: Its name.
+        run: Its name, as one types it.
     """
     done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     steps, epochs, most = checkpoint["global_step"], trainer.max_epochs, trainer.max_steps
     if epochs is not None and 0 <= epochs <= done:
-        return f"this run is finished: {done} of {epochs} epochs; --trainer.max_epochs {2 * epochs} would go on"
+        longer = f"--trainer.max_epochs {2 * epochs}"
+        return f"this run is finished: {done:,} of {counted(epochs, 'epoch')}; {longer} would go on"
     if 0 <= most <= steps:
-        return f"this run is finished: {steps:,} of {most:,} steps; --trainer.max_steps {2 * most} would go on"
+        return f"this run is finished: {steps:,} of {counted(most, 'step')}; --trainer.max_steps {2 * most} would go on"
+    for timer in callbacks_of(trainer):
+        used = checkpoint["callbacks"].get(timer.state_key, {}).get("time_elapsed", {}).get("train", 0.0)
+        if isinstance(timer, Timer) and used >= (timer.time_remaining() or math.inf):
+            return f"this run is finished: its {used:.0f} s are used up; a longer --trainer.max_time would go on"
     for callback in trainer.early_stopping_callbacks:
         state = checkpoint["callbacks"].get(callback.state_key, {})
         if state.get("stopped_epoch") or state.get("wait_count", 0) >= callback.patience > 0:
             name = type(callback).__name__
-            return f"this run is finished: {name} ended it after {done} epochs; --init_from {run} would start a new one"
+            ended = f"{name} ended it after {counted(done, 'epoch')}"
+            return f"this run is finished: {ended}; --init_from {run} would start a new one"
     return None
 
 

@@ -1,4 +1,4 @@
-"""The nearest right name: what was meant by a key, a class or a file that does not exist."""
+"""Words in messages: the nearest right name of a key, a class or a file that does not exist, and counts of things."""
 
 import difflib
 from collections.abc import Iterable
@@ -18,10 +18,19 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
         swapped = [known_name for known_name in names if sorted(known_name) == sorted(wanted)]  # in two letters, too
         if close := swapped or difflib.get_close_matches(wanted, names, n=1, cutoff=0.6):
             return names[close[0]]
-    return None
+    return next((beside[short] for short in beside if len(short) > 1 and short == _initials(last)), None)
+
+
+def _initials(name: str) -> str:
+    return "".join(word[:1] for word in name.split("_"))
 
 
 def hint(name: str, known: Iterable[str]) -> str:
     """The nearest known name as the end of a sentence."""
     near = nearest(name, known)
     return f"; did you mean {near}?" if near and near != name else ""
+
+
+def counted(count: int, noun: str) -> str:
+    """A number with its noun: 1 image, 2,000 images."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"

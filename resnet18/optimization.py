@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
 from resnet18.errors import UsageError
+from resnet18.names import counted
 
 OptimizerCallable = Callable[[Iterable], Optimizer]
 ScheduleCallable = Callable[[Optimizer], LRScheduler]
@@ -71,7 +72,7 @@ def make_optimizer(
     if head is None:
         return make(decay_groups(module)) if decays else optimizer
     if "lr" not in optimizer.defaults:
-        raise ValueError(f"{type(optimizer).__name__} has no learning rate for backbone_lr_scale to scale")
+        raise ValueError(f"backbone_lr_scale must be 1: {type(optimizer).__name__} has no learning rate to scale")
     groups = decay_groups(module) if decays else [{"params": trainable}]
     return make(trunk_groups(groups, head, optimizer.defaults["lr"] * trunk_lr_scale))
 
@@ -94,8 +95,8 @@ def make_schedule(make: ScheduleCallable, optimizer: Optimizer, total_steps: int
         bases = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
         if not all(math.isclose(base * rates[0], bases[0] * rate) for base, rate in zip(bases, rates, strict=True)):
             raise ValueError(
-                f"{type(schedule).__name__} sets every group's learning rate itself, and backbone_lr_scale would be "
-                "lost; take a schedule that scales the optimizer's, such as those of resnet18.schedules"
+                f"backbone_lr_scale must be 1: {type(schedule).__name__} sets every group's learning rate itself; else "
+                "take a schedule that scales the optimizer's, such as those of resnet18.schedules"
             )
     return schedule
 
@@ -130,7 +131,9 @@ def schedule_settings(schedule: LRScheduler, interval: Interval | None) -> dict[
     if interval is None:
         own = "step" if isinstance(schedule, OneCycleLR | CyclicLR) else "epoch"
         interval = getattr(schedule, "interval", own)
-    watched = {"monitor": "val/loss"} if isinstance(schedule, ReduceLROnPlateau) else {}
+    # Lightning's own ReduceLROnPlateau is torch's with a monitor.
+    plateau = isinstance(schedule, ReduceLROnPlateau)
+    watched = {"monitor": getattr(schedule, "monitor", "val/loss")} if plateau else {}
     return {"scheduler": schedule, "interval": interval, **watched}
 
 
@@ -146,7 +149,7 @@ def check_length(settings: dict[str, Any], total_steps: float) -> None:
     schedule = settings["scheduler"]
     if isinstance(schedule, OneCycleLR) and settings["interval"] == "step" and schedule.total_steps < total_steps:
         raise UsageError(
-            f"model.schedule: OneCycleLR was told to take {schedule.total_steps:,} steps and the run has "
+            f"model.schedule: OneCycleLR was told to take {counted(schedule.total_steps, 'step')} and the run has "
             f"{total_steps:,}; without a total_steps of its own it takes the run's"
         )
 

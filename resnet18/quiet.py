@@ -15,6 +15,7 @@ _NOTICES = (
     "Seed set to",
     "Loading `train_dataloader`",
     "`Trainer.fit` stopped",
+    "Time limit reached",  # the closing lines say so
     "Restoring states",
     "Restored all states",
     "Loaded model weights",
@@ -39,6 +40,8 @@ def quieten() -> None:
     # In 16-mixed the scaler leaves out the first steps, until it has found its scale.
     warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # torch ≥ 2.14, in Lightning
+    warnings.filterwarnings("ignore", message="The number of training batches")  # an epoch is logged however short
     # The loaders here begin where the Trainer's counters say, without a state of their own.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # on resuming
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
+    warnings.filterwarnings("ignore", message=r"\s*Unable to serialize instance")  # the name of a function, see cli

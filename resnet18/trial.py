@@ -3,19 +3,23 @@
 import copy
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping
 from textwrap import shorten
+from typing import Any, get_args
 
 import torch
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Callback
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from resnet18.callbacks.training_log import TRAINING_METRICS
-from resnet18.classifier import VALIDATION_METRICS, Classifier
+from resnet18.classifier import Classifier
 from resnet18.errors import UsageError
+from resnet18.metrics import Mode
 from resnet18.names import hint
 from resnet18.optimization import check_length, schedule_settings
 from resnet18.parser import KeyedError
+
+MORE = {"max": "more", "min": "less"}
 
 
 def try_one_image(model: Classifier, input_size: tuple[int, int, int], device: torch.device) -> None:
@@ -47,12 +51,16 @@ def try_schedule(model: Classifier, total_steps: float = 1) -> None:
     Raises:
         UsageError: For a schedule that does not fit a run of this length.
         ValueError, TypeError, RuntimeError, ZeroDivisionError: For a value out of range, as torch tells of it.
-        KeyedError: Where the learning rate would be negative or no number.
+        KeyedError: Where the learning rate would be negative or no number, and for a ``ReduceLROnPlateau`` that waits
+            for more of what should get less.
     """
     optimizer = model.make_optimizer()
     schedule = model.make_schedule(optimizer, total_steps)
     if schedule is not None:
-        check_length(schedule_settings(schedule, model.schedule_interval), total_steps)
+        settings = schedule_settings(schedule, model.schedule_interval)
+        check_length(settings, total_steps)
+        if isinstance(schedule, ReduceLROnPlateau) and settings["monitor"] in model.metric_modes:
+            _mode("model.schedule.init_args", settings["monitor"], schedule.mode, model.metric_modes, others=False)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the optimizer has not stepped
             schedule.step(1.0) if isinstance(schedule, ReduceLROnPlateau) else schedule.step()
@@ -61,19 +69,61 @@ def try_schedule(model: Classifier, total_steps: float = 1) -> None:
             raise KeyedError("model.schedule", f"the learning rate would be {rate:g}")
 
 
-def check_monitors(callbacks: Sequence[Callback]) -> None:
-    """Looks at what callbacks watch, where nobody but this project logs anything.
+def follow_metrics(
+    config: Namespace, given: Namespace, record: dict[str, Any], made: Namespace, model: Classifier
+) -> None:
+    """Lets everything that watches a metric watch for more of it, or less, as the metric has it.
+
+    Args:
+        config: As parsed; a ``mode`` that was left out is filled in, in ``record`` too.
+        given: Likewise without the defaults, which tells what was left out.
+        record: What the run keeps of the configuration.
+        made: The Trainer's arguments, with the callbacks of the configuration; those that watched in the wrong
+            direction by default are made anew.
+        model: Whose metrics are watched.
 
     Raises:
-        ValueError: For a metric that there will not be; Lightning would find out after the first epoch.
+        KeyedError: For a metric that there will not be, which Lightning would find out after the first epoch; for a
+            ``mode`` that contradicts the metric, and for one that is missing.
     """
-    if not all(type(callback).__module__.partition(".")[0] in ("lightning", "resnet18") for callback in callbacks):
-        return
-    known = (*VALIDATION_METRICS, *TRAINING_METRICS)
-    for callback in callbacks:
-        monitor = getattr(callback, "monitor", None)
-        if monitor is not None and monitor not in known:
-            raise ValueError(f"monitor must be one of {', '.join(known)}, not {monitor}{hint(monitor, known)}")
+    modes = model.metric_modes
+    made.callbacks = callbacks = _listed(made.callbacks)
+    others = any(type(one).__module__.partition(".")[0] not in ("lightning", "resnet18") for one in callbacks)
+    best = config.best
+    best.mode = record["best"]["mode"] = _mode("best", best.monitor, best.mode, modes, others)
+    places = [_listed(one["trainer"].get("callbacks")) for one in (config, given, record)]
+    for number, (callback, settings, own, kept) in enumerate(zip(callbacks, *places, strict=True)):
+        monitor, now = getattr(callback, "monitor", None), getattr(callback, "mode", None)
+        if monitor is None:
+            continue
+        key, known = f"trainer.callbacks[{number}].init_args", "mode" in settings.get("init_args", {})
+        told = own.get("init_args", {}).get("mode") if known else now  # or the class decides, and not as it should
+        if now not in get_args(Mode):  # it has no direction, or means something else by the word
+            told = now = modes.get(monitor) or "max"
+        mode = _mode(key, monitor, told, modes, others)
+        if mode != now:
+            settings.init_args.mode = kept["init_args"]["mode"] = mode
+            parser = ArgumentParser(exit_on_error=False)
+            parser.add_subclass_arguments(Callback, "callback")
+            callbacks[number] = parser.instantiate(Namespace(callback=settings)).callback
+
+
+def _mode(key: str, monitor: str, told: Any, modes: Mapping[str, Mode | None], others: bool) -> Mode:
+    """The direction to watch a metric in: its own, or for one of which nothing is known the one that was given."""
+    if monitor not in modes and (not others or monitor.startswith("test/")):
+        raise KeyedError(f"{key}.monitor", f"must be one of {', '.join(modes)}, not {monitor}{hint(monitor, modes)}")
+    own = modes.get(monitor)
+    if own and told not in (None, own):
+        raise KeyedError(f"{key}.mode", f"{told} contradicts {monitor}, of which {MORE[own]} is better: {own}")
+    if not (mode := own or told):
+        known = ", ".join(name for name, way in modes.items() if way)
+        why = f"what is better is known of {known}, and not of {monitor}{hint(monitor, modes)}"
+        raise KeyedError(f"{key}.mode", f"max or min must be given; {why}")
+    return mode
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def _fails(model: Classifier, input_size: tuple[int, int, int]) -> str:

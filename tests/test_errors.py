@@ -228,7 +228,7 @@ def test_a_run_directory_that_can_not_be_written_or_is_in_use(lightning, tmp_pat
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     done = lightning("fit", "--config", CONFIG, "--run_dir", trained)
     assert done.status == 2
-    assert f"--ckpt_path {trained} goes on" in done.err
+    assert f"--ckpt_path {trained} resumes the run" in done.err
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 

@@ -4,25 +4,29 @@ Two callbacks, because one ModelCheckpoint that also saves on exceptions overwri
 crash.
 """
 
+import math
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from torch import Tensor
 
 from resnet18.checkpoints import BEST, LAST
-from resnet18.classifier import VALIDATION_METRICS
+from resnet18.metrics import Mode
 from resnet18.position import (
     at_last_batch,
-    at_log_point,
     ends_before_its_epoch,
     is_between_steps,
     loop_state,
+    start_epoch,
     step_plateaus_after_resuming,
     validation_follows,
 )
+
+ASKED_EVERY = 32  # steps, on several ranks
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -32,24 +36,34 @@ class BestCheckpoint(ModelCheckpoint):
     rate has come down further.
 
     Args:
-        monitor: One of the validation metrics.
-        mode: Whether more of it is better (``max``) or less (``min``).
+        monitor: A metric of the validation.
+        mode: Whether more of it is better (``max``) or less (``min``); by default as the metric has it.
 
     Raises:
-        ValueError: For another metric; one of the test images' would choose by them.
+        ValueError: For a metric of the test images, which would choose by them; in ``setup``, where the mode is left
+            out and the module's ``metric_modes`` have none for the metric.
     """
 
-    def __init__(self, monitor: str = "val/top1", mode: Literal["max", "min"] = "max") -> None:
-        if monitor not in VALIDATION_METRICS:
-            raise ValueError(f"monitor must be one of {', '.join(VALIDATION_METRICS)}, not {monitor}")
+    def __init__(self, monitor: str = "val/top1", mode: Mode | None = None) -> None:
+        if monitor.startswith("test/"):
+            raise ValueError(f"monitor: {monitor} would choose by the test images; monitor a val/ metric")
+        self.follows = mode is None
         super().__init__(
             filename=Path(BEST).stem,
             monitor=monitor,
-            mode=mode,
+            mode=mode or "max",
             save_weights_only=True,
             auto_insert_metric_name=False,
             enable_version_counter=False,
         )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if self.follows:
+            mode: str | None = getattr(pl_module, "metric_modes", {}).get(self.monitor)
+            if mode is None:
+                raise ValueError(f"mode: {self.monitor} does not say whether more of it is better; give max or min")
+            self.mode, self.kth_value = mode, torch.tensor(math.inf if mode == "min" else -math.inf)
+        super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         # Lightning forgets the best score where the directory has another path than before: in a run that was moved.
@@ -91,6 +105,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at, self._saved_step = time.monotonic(), -1
         self._due, self._loops = False, None
+        start_epoch(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -100,8 +115,8 @@ class LastCheckpoint(Checkpoint):
         step = trainer.global_step
         if self.every_n_steps and step % self.every_n_steps == 0:
             self._due = True
-        if self.interval and at_log_point(trainer, step):
-            # Clocks differ between ranks, so rank 0 decides; asking at log points only keeps the question cheap.
+        if self.interval and step % (ASKED_EVERY if trainer.world_size > 1 else 1) == 0:
+            # Clocks differ between ranks, so rank 0 decides, and asking it takes a message to all of them.
             elapsed = time.monotonic() - self._saved_at > self.interval
             self._due |= bool(trainer.strategy.broadcast(elapsed)) if trainer.world_size > 1 else elapsed
         if ends_before_its_epoch(trainer):

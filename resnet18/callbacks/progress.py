@@ -1,5 +1,7 @@
 """Progress: a line an epoch everywhere, and a live bar below it on a terminal.
 
+A line is as wide as the terminal at most, and 80 characters elsewhere.
+
 The bar is redrawn twice a second at most, with numbers that the log points have brought to the host already:
 Lightning's bars wait for the device at every step for a metric they show.
 """
@@ -12,10 +14,15 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
+from resnet18.metrics import written
 from resnet18.position import at_log_point, batches_done
 
 REDRAW_S = 0.5
+FIRST = ("train/loss", "val/loss", "val/top1")
+LAST = ("val/top5", "images_per_s", "took")
+"""The order in an epoch's line; the model's and the callbacks' other metrics stand between these."""
 
 
 class EpochLines(ProgressBar):
@@ -23,10 +30,12 @@ class EpochLines(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self.console = Console(file=sys.stdout, highlight=False, soft_wrap=True, force_jupyter=False)
+        self.console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True, force_jupyter=False)
         self._bar: Progress | None = None
         self._task: Any = None
         self._drawn = self._epoch_began = 0.0
+        self._before: dict[str, Tensor] = {}
+        """What had been measured by the start of the epoch: a metric that is measured anew is another tensor."""
         self._enabled = True
 
     def disable(self) -> None:
@@ -67,12 +76,25 @@ class EpochLines(ProgressBar):
         self._bar.refresh()
         self._drawn = time.monotonic()
 
-    def _numbers(self, trainer: Trainer) -> str:
-        metrics = trainer.callback_metrics
-        parts = [f"{name} {metrics[name].item():.4f}" for name in ("train/loss", "val/loss") if name in metrics]
-        parts += [f"{name} {100 * metrics[name].item():.2f} %" for name in ("val/top1", "val/top5") if name in metrics]
-        parts += [f"{metrics['images_per_s'].item():,.0f} images/s"] if "images_per_s" in metrics else []
-        return "  ".join(parts)
+    def _line(self, trainer: Trainer, took: str) -> str:
+        """The epoch and what was measured in it, the most telling first to find room; nothing of an earlier epoch."""
+        last = _last_epoch(trainer)
+        epoch = f"epoch {trainer.current_epoch + 1:>{len(last)}}/{last}"
+        measured = trainer.callback_metrics.items()
+        new = {name: float(value) for name, value in measured if value is not self._before.get(name)}
+        parts = {name: f"{name} {written(name, value)}" for name, value in new.items() if not name.endswith("_step")}
+        own = [name for name in parts if name not in (*FIRST, *LAST, "lr")]
+        if "train/loss" in new:
+            parts["train/loss"] = parts["train/loss"].removeprefix("train/")
+        if "images_per_s" in new:
+            parts["images_per_s"] = f"{new['images_per_s']:,.0f} img/s"
+        parts["took"] = took
+        room, kept = self.console.width - len(epoch), set[str]()
+        for name in ("val/top1", "train/loss", "val/loss", *own, "took", "images_per_s", "val/top5"):
+            if name in parts and len(parts[name]) + 2 <= room:
+                room -= len(parts[name]) + 2
+                kept.add(name)
+        return "  ".join([epoch, *(parts[name] for name in (*FIRST, *own, *LAST) if name in kept)])
 
     def _short(self, trainer: Trainer) -> str:
         metrics = trainer.callback_metrics
@@ -82,11 +104,11 @@ class EpochLines(ProgressBar):
         return "  ".join(parts)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._text = ""
+        self._text, self._before = "", {}
         self._open(trainer.estimated_stepping_batches * trainer.accumulate_grad_batches, trainer.global_step)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._epoch_began = time.monotonic()
+        self._epoch_began, self._before = time.monotonic(), dict(trainer.callback_metrics)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -98,9 +120,9 @@ class EpochLines(ProgressBar):
         self._draw(batches_done(trainer), f"epoch {trainer.current_epoch + 1}/{_last_epoch(trainer)}", self._text)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        last = _last_epoch(trainer)
-        took = f"{time.monotonic() - self._epoch_began:.1f} s" if self._epoch_began else "resumed"
-        self.print(f"epoch {trainer.current_epoch + 1:>{len(last)}}/{last}  {self._numbers(trainer)}  {took}")
+        self.print(
+            self._line(trainer, f"{time.monotonic() - self._epoch_began:.1f} s" if self._epoch_began else "resumed")
+        )
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()

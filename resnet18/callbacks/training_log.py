@@ -13,9 +13,10 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from resnet18.metrics import Mode
 from resnet18.position import at_log_point
 
-TRAINING_METRICS = ("train/loss", "lr", "images_per_s")
+TRAINING_METRICS: dict[str, Mode | None] = {"train/loss": "min", "lr": None, "images_per_s": None}
 
 
 class TrainingLog(Callback):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from resnet18.checks import Finding, some
 from resnet18.data.base import ImageDataModule, Part
+from resnet18.names import counted
 from resnet18.parser import parameter_names
 
 IMBALANCE = 10
@@ -61,7 +62,7 @@ def pixels(data: ImageDataModule) -> Finding:
     std = (share * (values - mean[:, None]).square()).sum(1).sqrt()
     given_mean, given_std = torch.tensor(data.mean).double(), torch.tensor(data.std).double()
     shift, scale = (mean - given_mean) / given_std, std / given_std
-    numbers = f"{count:,} images, mean {_vector(mean)}, std {_vector(std)}"
+    numbers = f"{counted(count, 'image')}, mean {_vector(mean)}, std {_vector(std)}"
     numbers = f"{numbers}, normalised {_vector(shift)}, {_vector(scale)}"
     wrong, warn = [], []
     if blank == count:
@@ -83,7 +84,7 @@ def duplicates(data: ImageDataModule) -> list[Finding]:
     train_labels, val_labels = _labels(data)
     count = len(train_labels) + len(val_labels)
     if data.feed != "resident" and count > STREAMED_AT_MOST:
-        return [Finding("skip", "leaks", f"not compared: {count:,} images stay in their files")]
+        return [Finding("skip", "leaks", f"not compared: {counted(count, 'image')} in files")]
     first: dict[bytes, int] = {}
     repeated, conflicts = 0, []
     for digest, position in _digests(data, "train"):

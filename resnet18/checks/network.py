@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from resnet18.checks import Finding
 from resnet18.classifier import Classifier
+from resnet18.names import counted
 
 Batch = tuple[Tensor, Tensor]
 
@@ -85,9 +86,8 @@ def loss_at_start(network: Network, batches: Iterable[Batch]) -> Finding:
             losses.append(F.cross_entropy(network.logits(images), labels))
             sizes.append(len(labels))
     loss = sum(size * value.item() for size, value in zip(sizes, losses, strict=True)) / sum(sizes)
-    numbers = (
-        f"{loss:.3f}, and {expected:.3f} = ln {network.model.num_classes} for knowing nothing; {sum(sizes)} images"
-    )
+    known = f"{expected:.3f} = ln {network.model.num_classes} for knowing nothing"
+    numbers = f"{loss:.3f}, and {known}; {counted(sum(sizes), 'image')}"
     wrong, warn = [], []
     if not math.isfinite(loss):
         wrong.append("not finite before the first step: look at the initialisation, and at the precision")
@@ -123,9 +123,8 @@ def independence(network: Network, images: Tensor) -> Finding:
         return Finding("skip", name, "no gradient reaches the images: the backbone rounds, compares or detaches them")
     size = torch.stack(rows).flatten(2).abs().amax(2).cpu().double()  # of image j's gradient for the logits of image i
     own, other = size.diag(), size - size.diag().diag()
-    numbers = (
-        f"gradient of an image's logits: {own.median():.1e} for itself, {other.max():.1e} for {len(images) - 1} others"
-    )
+    others = counted(len(images) - 1, "other")
+    numbers = f"gradient of an image's logits: {own.median():.1e} for itself, {other.max():.1e} for {others}"
     wrong = []
     if not size.isfinite().all():
         wrong.append("gradients with respect to the images are not finite: look for a division or root of zero")

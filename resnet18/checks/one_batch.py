@@ -15,6 +15,7 @@ from torchvision.ops import StochasticDepth
 
 from resnet18.checks import Finding, some
 from resnet18.checks.network import Batch, Network
+from resnet18.names import counted
 from resnet18.optimization import decay_groups
 
 LEARNT = 0.1
@@ -123,12 +124,15 @@ def at_peak(network: Network, scale: float = 1.0) -> Optimizer:
 def one_batch(done: Memorised, again: Memorised | None, images: int) -> Finding:
     """Whether the batch was learnt; takes what :func:`by_heart` gives and the number of images."""
     first, last = done.losses[0], done.losses[-1]
-    numbers = f"loss {first:.3f} to {last:.3g}, top-1 {100 * done.top1:.0f} % of {images} images in {done.steps} steps"
+    count = counted(images, "image")
+    numbers = (
+        f"loss {first:.3f} to {last:.3g}, top-1 {100 * done.top1:.0f} % of {count} in {counted(done.steps, 'step')}"
+    )
     numbers = f"{numbers} by {done.by}"
     if done.learnt:
         return Finding.of("one batch", numbers)
     if again is not None and again.learnt:
-        said = f"learnt in {again.steps} steps by {again.by}, the linear rule's for {images} images: "
+        said = f"learnt in {counted(again.steps, 'step')} by {again.by}, the linear rule's for {count}: "
         return Finding.of(
             "one batch", numbers, warn=[f"{said}the rate is high, and wants a warm-up and its large batch"]
         )
@@ -164,7 +168,7 @@ def gradients(done: Memorised, network: Network) -> Finding:
             f"the gradient of {some(done.still)} is zero at every step: it never learns; a dead or masked layer?"
         )
     reached = len(trainable) - len(done.untouched) - len(done.still)
-    numbers = f"reach {reached} of {len(trainable)} trainable tensors within {done.steps} steps"
+    numbers = f"reach {reached} of {len(trainable)} trainable tensors within {counted(done.steps, 'step')}"
     return Finding.of("gradients", numbers, wrong, warn)
 
 
@@ -185,7 +189,7 @@ def parameter_groups(network: Network, optimizer: Optimizer) -> Finding:
         example = names[id(members[0])] if members else ""
         table.append((str(len(members)), f"{count:,}", f"{float(group['lr']):.3g}", f"{decay:g}", example))
     if len(table) > GROUPS_SHOWN + 1:
-        table[GROUPS_SHOWN:] = [("…", "…", "…", "…", f"{len(table) - GROUPS_SHOWN} groups more")]
+        table[GROUPS_SHOWN:] = [("…", "…", "…", "…", f"{counted(len(table) - GROUPS_SHOWN, 'group')} more")]
     left = [names[id(p)] for p in network.backbone.parameters() if p.requires_grad and id(p) not in held]
     frozen = [p for p in network.backbone.parameters() if not p.requires_grad]
     trained = sum(p.numel() for p in network.backbone.parameters()) - sum(p.numel() for p in frozen)

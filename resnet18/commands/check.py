@@ -26,6 +26,7 @@ from resnet18.checks.one_batch import AT_LEAST, at_peak, by_heart, gradients, on
 from resnet18.cli import Program
 from resnet18.commands import on_one_device
 from resnet18.errors import RunError, UsageError
+from resnet18.names import counted
 from resnet18.pictures import contact_sheet, save
 from resnet18.warm_start import start_from
 
@@ -43,7 +44,7 @@ class Check(Program):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.add_argument("--output", type=str, default="check.png", help="The picture of the first batch to write.")
-        parser.add_argument("--steps", type=int, default=60, help="The most steps to learn one batch by heart.")
+        parser.add_argument("--steps", type=int, default=60, help="The most steps to overfit one batch.")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         # One process looks, whatever number is to train.
@@ -67,12 +68,13 @@ class Check(Program):
         self.datamodule.prepare_data()
         try:
             self.datamodule.setup("fit")
-            optimizer = at_peak(network)
             batches = [
                 (images, labels) for images, labels in itertools.islice(self.datamodule.train_dataloader(), BATCHES)
             ]
         except (ValueError, TypeError) as error:
-            raise self._blame(error) from error
+            raise self._refused(error, "data") from error
+        self._try_recipe()
+        optimizer = at_peak(network)
         self._title(network)
         found: list[Finding] = []
         for finding in self._findings(network, optimizer, batches):
@@ -110,7 +112,9 @@ class Check(Program):
     def _picture(self, batch: Batch) -> Finding:
         images, labels = batch[0][:IMAGES], batch[1][:IMAGES]
         save(contact_sheet(images, labels, self.datamodule.class_names), self.picture)
-        return Finding("ok", "picture", f"{len(images)} training images as the network gets them: {self.picture}")
+        return Finding(
+            "ok", "picture", f"{counted(len(images), 'training image')} as the network gets them: {self.picture}"
+        )
 
     def _title(self, network: Network) -> None:
         count = sum(parameter.numel() for parameter in network.backbone.parameters())

@@ -50,6 +50,7 @@ class ImageFolder(ImageFiles):
         self.root = Path(root).expanduser()
         self.class_names = self._classes("train")
         self.has_val = "val" in self.folders and (self.root / self.folders["val"]).is_dir()
+        self.has_test = (self.root / self.folders["test"]).is_dir()
         super().__init__(crop=crop, flip=flip, batch_size=batch_size, **kwargs)
 
     def _classes(self, part: Part) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from resnet18.data.files import Files, Geometry
 from resnet18.data.resident import Pixels
 from resnet18.data.streamed import StreamedEvaluationLoader, StreamedTrainLoader
 from resnet18.errors import RunError
+from resnet18.names import counted
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what torchvision's weights expect
 GREY_MEAN, GREY_STD = (0.449,), (0.226,)  # the same of grey values
@@ -191,10 +192,9 @@ class ImageFiles(ImageDataModule):
             return
         shown = lines if len(lines) <= SHOWN + 1 else [*lines[:SHOWN], f"  and {len(lines) - SHOWN:,} more"]
         if self.broken == "fail":
-            count = f"{len(lines):,} image files" if len(lines) > 1 else "an image file"
-            listing = "\n".join([f"data: {count} can't be read", *shown])
+            listing = "\n".join([f"data: {counted(len(lines), 'image file')} can't be read", *shown])
             raise RunError(f"{listing}\nTake them away, or leave them out with --data.broken skip")
-        rank_zero_info("\n".join([f"left out, for they can't be read: {len(lines):,} image files", *shown]))
+        rank_zero_info("\n".join([f"left out, for they can't be read: {counted(len(lines), 'image file')}", *shown]))
 
     def _open(self, part: Part) -> tuple[Pixels | Files, Tensor]:
         files, looked = self._looked[part]
@@ -207,10 +207,11 @@ class ImageFiles(ImageDataModule):
         """How the images are fed, in a line for whoever started the command; after ``setup``."""
         if self.feed == "resident":
             stores = [looked.store for _, looked in self._looked.values() if looked.store is not None]
-            count, gigabytes = sum(map(len, stores)), sum(store.numel() for store in stores) / 1e9
+            count = counted(sum(map(len, stores)), "file")
+            gigabytes = sum(store.numel() for store in stores) / 1e9
             size, limit = "×".join(map(str, self.input_size)), self.resident_limit_gb
-            return f"resident feed: {count:,} files decoded once to {size}, {gigabytes:.2f} GB of at most {limit:g}"
-        return f"streamed feed, {self._workers()} workers: {self._why}"
+            return f"resident feed: {count} decoded once to {size}, {gigabytes:.2f} GB of at most {limit:g}"
+        return f"streamed feed, {counted(self._workers(), 'worker')}: {self._why}"
 
     def _workers(self) -> int:
         if self.num_workers is not None:
