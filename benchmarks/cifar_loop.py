@@ -155,7 +155,7 @@ def memory(steps: int) -> dict[str, float]:
     imported = resident_mb()
     peak = PeakMemory(torch.device("cpu"))
     ours(steps, CIFAR10_IMAGES)
-    return {"imported_mb": round(imported), "peak_mb": round(peak.read() / 1e6)}
+    return {"imported_mb": round(imported), "peak_mb": round((peak.read() or 0) / 1e6)}
 
 
 def main() -> None:

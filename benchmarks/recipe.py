@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet18.provenance import measured_with
+from resnet18.runs import read_evaluations
 
 ROOT = Path(__file__).parents[1]
 
@@ -39,7 +40,7 @@ def one(config: Path, seed: int) -> dict[str, Any]:
         shown = lightning("fit", "--config", config, "--seed_everything", seed, "--run_dir", "run", cwd=place)
         whole = time.monotonic() - began
         lightning("test", "--ckpt_path", "run", cwd=place)
-        scores = json.loads(Path(place, "run", "test.json").read_text())
+        scores = read_evaluations(Path(place, "run"))[-1]
         origin = json.loads(Path(place, "run", "provenance.json").read_text())
     epochs = [float(line.rsplit(maxsplit=2)[1]) for line in shown.splitlines() if re.match(r"epoch +\d+/", line)]
     return {

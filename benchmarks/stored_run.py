@@ -1,4 +1,4 @@
-"""What one run reached: its curve, and the scores of `lightning test` if there was one, from the run's own files.
+"""What one run reached: its curve, and the scores of its last `lightning test` if there are any, from its own files.
 
     python benchmarks/stored_run.py RUN NAME     # writes benchmarks/results/NAME.json
 
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet18.provenance import measured_with
-from resnet18.runs import read_metrics
+from resnet18.runs import read_evaluations, read_metrics
 
 ROOT = Path(__file__).parents[1]
 
@@ -35,8 +35,7 @@ def main() -> None:
     run: Path = options.run
     origin = json.loads((run / "provenance.json").read_text())
     rows = read_metrics(run)
-    tested = run / "test.json"
-    scores = json.loads(tested.read_text()) if tested.exists() else {}
+    scores = next((found for found in reversed(read_evaluations(run)) if found["command"] == "test"), {})
     result: dict[str, Any] = {
         "command": without_places(origin["command"]),
         "best_val_top1": max(row["val/top1"] for row in rows if "val/top1" in row),

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet18.provenance import measured_with
-from resnet18.runs import read_metrics
+from resnet18.runs import read_evaluations, read_metrics
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "digits.yaml"
@@ -67,7 +67,7 @@ def scores(ranks: str, run: str, cwd: str) -> dict[str, float]:
     words = next(line for line in shown.splitlines() if line.startswith("val/")).split()
     found = {name: float(value) for name, value in itertools.pairwise(words) if name.startswith("val/")}
     lightning(ranks, "test", "--ckpt_path", run, "--data.eval_batch_size", 179, cwd=cwd)
-    tested = json.loads(Path(cwd, run, "test.json").read_text())
+    tested = read_evaluations(Path(cwd, run))[-1]
     return found | {name: value for name, value in tested.items() if name.startswith("test/")}
 
 

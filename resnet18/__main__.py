@@ -16,11 +16,11 @@ from resnet18 import __version__
 from resnet18.errors import RunError, UsageError
 
 COMMANDS = {
-    "fit": "train, into a directory of its own under runs/; with --ckpt_path, go on with a run",
+    "fit": "train, into a directory of its own under runs/; with --ckpt_path, resume a run",
     "validate": "score a checkpoint on the validation images",
     "test": "score a checkpoint on the test images",
     "predict": "write a checkpoint's predictions for the test images, or for --images, to a CSV file",
-    "check": "look a configuration over before it trains: data, loss at start, one batch learnt by heart",
+    "check": "look for mistakes before training: data, loss at the start, overfit one batch",
     "bench": "measure a configuration on this machine: the feed, the bare loop and the Trainer side by side",
 }
 LIGHTNINGS_OWN = ("fit", "validate", "test", "predict")  # the others are modules of resnet18.commands
@@ -35,7 +35,7 @@ def help_text(program: str) -> str:
 
   {program} fit --config configs/digits.yaml
   {program} test --ckpt_path runs/digits/latest
-  {program} COMMAND --help          every option
+  {program} COMMAND --help          its options; with --help all, every one
   {program} COMMAND --print_config  what would be run
 """
 
@@ -83,9 +83,15 @@ def _run(program: str, command: str, arguments: list[str]) -> int:
     except RunError as error:
         print(f"{program} {command}: {ranks.rank_prefix()}{error}", file=sys.stderr)
         return 1
+    except RuntimeError as error:
+        if (full := importlib.import_module("resnet18.messages").out_of_memory(error)) is None:
+            raise
+        print(f"{program} {command}: {ranks.rank_prefix()}{full}", file=sys.stderr)
+        return 1
     except interrupt.Interrupted as stop:
         name = signal.Signals(stop.signum).name
-        how = f"go on with: {program} fit --ckpt_path {shlex.quote(stop.saved)}" if stop.saved else "nothing was saved"
+        how = f"resume with: {program} fit --ckpt_path {shlex.quote(str(stop.saved))}"
+        how = how if stop.saved else "nothing was saved"
         if not ranks.rank_prefix():
             print(f"\n{program} {command}: stopped by {name}; {how}", file=sys.stderr)
         if stop.requeue:
@@ -107,7 +113,7 @@ def _unknown(program: str, command: str) -> int:
             if script.value.startswith("lightning_sdk."):
                 return script.load()() or 0
     near = difflib.get_close_matches(command, COMMANDS, n=1)
-    hint = f"; did you mean {near[0]}?" if near else ""
+    hint = f"; did you mean {near[0]}?" if near else "."
     print(f"{program}: unknown command {command!r}{hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
     return 2
 

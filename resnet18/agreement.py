@@ -24,6 +24,7 @@ class Agreement:
     def __init__(self, trainer: Trainer) -> None:
         self.device, self.ranks = trainer.strategy.root_device, trainer.world_size
         self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._ready: torch.cuda.Event | None = None
         self._told: Tensor | None = None
 
     def ask(self, values: Sequence[float] | Tensor) -> None:
@@ -41,10 +42,14 @@ class Agreement:
             if self.ranks > 1:
                 torch.distributed.all_reduce(said, torch.distributed.ReduceOp.MAX)
             self._told = torch.empty(said.shape, pin_memory=True).copy_(said, non_blocking=True)
+            self._ready = torch.cuda.Event()
+            self._ready.record(self._stream)
 
     def answer(self) -> list[float]:
         """What the ranks know between them of what was asked last."""
         assert self._told is not None, "nothing was asked"
-        if self._stream is not None:
-            self._stream.synchronize()
+        if self._ready is not None:
+            # An event, not the stream: torch.cuda.set_sync_debug_mode, which finds accidental waits, objects to those
+            # for streams, as to those for the device.
+            self._ready.synchronize()
         return self._told.tolist()

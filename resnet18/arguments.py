@@ -4,37 +4,42 @@ Files come first to last, then what is typed; below them lies the configuration 
 """
 
 import argparse
-import itertools
-import re
+import inspect
 import shlex
+import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
 from resnet18.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from resnet18.checkpoints import find_checkpoint, read_checkpoint, read_resumable, run_directory
-from resnet18.class_paths import refuse_foreign_code
+from resnet18.class_paths import import_object, refuse_foreign_code
 from resnet18.classifier import Classifier
-from resnet18.config_files import LINKED, check_class_at, check_file, leaves, read_yaml, shown, without_numbers
+from resnet18.config_files import LINKED, check_class_at, check_file, leaves, nested, read_yaml, shown, without_numbers
 from resnet18.config_values import refused_values
 from resnet18.data.base import ImageDataModule
 from resnet18.errors import RunError, UsageError
+from resnet18.faults import fault
+from resnet18.help import help_page, whole_help
+from resnet18.lightning_parts import CALLBACK_OPTIONS, refuse_callbacks
+from resnet18.loggers import default_logger
 from resnet18.names import hint
-from resnet18.parser import KeyedError, MissingError, Parser, explain
+from resnet18.parser import KeyedError, MissingError, Parser, parameter_names
 from resnet18.runs import stored_config
 
 FIT_ONLY = ("best", "last", "experiment", "init_from", "run_dir")
 GROUPS = ("seed_everything", "model", "data", "trainer", "ckpt_path", "flip_tta", "output", "images", *FIT_ONLY)
 TRAINED = ("validate", "test", "predict")  # the commands that need a checkpoint
+ONLY_SHOWN = ("-h", "--help", "--print_config")  # nothing is run
 MAY_CHANGE = tuple(  # on resuming: they change no weight
     f"data.init_args.{name}" for name in ("root", "eval_batch_size", "num_workers", "cache_dir")
 )
 TRAINER_DEFAULTS = {
-    "logger": {"class_path": "lightning.pytorch.loggers.WandbLogger", "init_args": {"project": "resnet18"}},
     "use_distributed_sampler": False,  # the loaders shard themselves, without padding
     "num_sanity_val_steps": 0,
     "enable_model_summary": False,
@@ -45,6 +50,12 @@ TRAINER_DEFAULTS = {
 def say(text: str) -> None:
     """A line for whoever started the command."""
     print(text, flush=True)
+
+
+@rank_zero_only
+def warn(text: str) -> None:
+    """The same where something is not as it might be."""
+    print(text, file=sys.stderr, flush=True)
 
 
 class Arguments(LightningCLI):
@@ -66,8 +77,10 @@ class Arguments(LightningCLI):
         for path, content in zip(self.config_paths, contents, strict=True):
             for key in content:
                 if key not in GROUPS:
-                    raise UsageError(f"{path}: {key}: there is no such key{hint(str(key), GROUPS)}")
+                    advice = nested(str(key)) or hint(str(key), GROUPS)
+                    raise UsageError(f"{path}: {key}: there is no such key{advice}")
             check_file(content, str(path))
+        refuse_callbacks(zip(self.config_paths, contents, strict=True), _values(arguments, *CALLBACK_OPTIONS))
         for argument in arguments:
             if source := LINKED.get(shown(argument.partition("=")[0].removeprefix("--"))):
                 raise UsageError(f"{argument} can't be given; it is taken from {source}")
@@ -86,7 +99,7 @@ class Arguments(LightningCLI):
             if command == "predict" and (images := _values(arguments, "--images")):
                 self.stored["data"] = self._unlabelled(images[-1])
             arguments = [f"--config={yaml.safe_dump(self.stored)}", *arguments]
-        elif command in TRAINED and not {"-h", "--help", "--print_config"} & set(arguments):
+        elif command in TRAINED and not any(argument.startswith(ONLY_SHOWN) for argument in arguments):
             raise UsageError(f"{command} needs trained weights: lightning {command} --ckpt_path RUN_OR_CHECKPOINT")
         super().__init__(
             Classifier,
@@ -94,7 +107,7 @@ class Arguments(LightningCLI):
             subclass_mode_data=True,
             save_config_callback=None,
             seed_everything_default=1,
-            trainer_defaults=dict(TRAINER_DEFAULTS),
+            trainer_defaults={**TRAINER_DEFAULTS, "logger": default_logger()},
             parser_class=Parser,
             parser_kwargs={"prog": f"lightning {command}", "description": None},
             auto_configure_optimizers=False,
@@ -128,37 +141,41 @@ class Arguments(LightningCLI):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.backbone.init_args.num_classes", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_whole_number)
-        path_help = "A run's directory or a checkpoint file: "
         if self.command == "fit":
             parser.add_lightning_class_args(BestCheckpoint, "best")
             parser.add_lightning_class_args(LastCheckpoint, "last")
             parser.add_argument(
-                "--experiment", type=str | None, help="Name of the folder of its runs; else the first config's."
+                "--experiment", type=str | None, help="Name of the folder under runs/; else the first config's."
             )
-            parser.add_argument(
-                "--run_dir", type=str | None, help="Directory of this run; else runs/EXPERIMENT/RUN_ID."
-            )
-            parser.add_argument("--ckpt_path", type=str | None, help=path_help + "go on with that run.")
+            parser.add_argument("--run_dir", type=str | None, help="Where to write; else runs/EXPERIMENT/RUN_ID.")
+            parser.add_argument("--ckpt_path", type=str | None, help="The run or the checkpoint to resume.")
             parser.add_argument(
                 "--init_from",
                 type=str | None,
-                help="Start from the weights of a run, a checkpoint, a .pth file, or torchvision's by name.",
+                help="Weights to start from: a run, a .pth file, torchvision's.",
             )
         else:
             if self.command in TRAINED:
-                parser.add_argument("--ckpt_path", type=str | None, help=path_help + "weights, model and data.")
+                parser.add_argument("--ckpt_path", type=str | None, help="The run or the checkpoint to take.")
                 parser.add_argument(
-                    "--flip_tta", type=bool, default=False, help="Average the logits of an image and its mirror image."
+                    "--flip_tta", type=bool, default=False, help="Average the logits with those of the mirror image."
                 )
             for name in FIT_ONLY:  # a run's config.yaml has them, and every command reads it
                 parser.add_argument(f"--{name}", type=Any, help=argparse.SUPPRESS)
         if self.command == "predict":
             parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
             parser.add_argument(
-                "--images", type=str | None, help="An image or a directory of them; else the run's own test images."
+                "--images", type=str | None, help="An image or a directory; else the run's test images."
             )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        if {"-h", "--help", "--help=all"} & set(self.arguments):
+            contents = [*map(read_yaml, reversed(self.config_paths)), *([self.stored] if self.stored else [])]
+            source = next(reversed(_values(self.arguments, "--data")), None)
+            every = {"all", "--help=all"} & set(self.arguments)
+            page = whole_help if every else partial(help_page, self.command)
+            print(page(parser, contents, source), end="")
+            parser.exit()
         try:
             self.config = parser.parse_args(args)
         except KeyedError as error:
@@ -186,10 +203,13 @@ class Arguments(LightningCLI):
         names = [str(path) for path in (*self.config_paths, self.checkpoint_path) if path is not None]
         return ", ".join(names) or "the command line"
 
+    def _options(self) -> list[str]:
+        return [shown(argument.partition("=")[0].lstrip("-")) for argument in self.arguments]
+
     def _culprit(self, key: str) -> str:
         """The configuration file that a key comes from, as the start of a sentence; nothing for the command line."""
         key = without_numbers(shown(key))
-        options = [shown(argument.partition("=")[0].lstrip("-")) for argument in self.arguments]
+        options = self._options()
         if not key or any(option == key or (option and key.startswith(f"{option}.")) for option in options):
             return ""
         for path in reversed(self.config_paths):
@@ -198,27 +218,51 @@ class Arguments(LightningCLI):
                     return f"{path}: "
         return ""
 
-    def _blame(self, error: Exception) -> UsageError:
-        """An error that a value met when it was used, with the key that the message is about and its file."""
-        told = str(explain(str(error), ()))
-        words = re.findall(r"\w+", told.replace("Invalid learning rate", "lr"))
-        keys = {
-            key: value
-            for key, value in leaves(self.config)
-            if key.startswith(("model.", "data.", "trainer.", "last.", "best."))
-        }
-        named = [key for key in keys if key.rpartition(".")[2] in words]
-        # Several classes may have an argument of that name: the message most often ends in the value.
-        exact = [key for key in named if re.search(rf"(?:not|got|:) '?{re.escape(str(keys[key]))}\b", told)]
-        if isinstance(error, ZeroDivisionError):
-            named = [key for key, value in keys.items() if value == 0 and key.startswith("model.schedule.")]
-            told = f"must not be 0: {told}"
-        elif not named:  # a message of Lightning's may name the value alone
-            named = [key for key, value in keys.items() if isinstance(value, str) and value in words]
-        places = {key: words.index(last) for key in exact or named if (last := key.rpartition(".")[2]) in words}
-        key = min(places, key=places.__getitem__) if places else next(iter(named), "")
-        name = f"{shown(key)}: " if key else ""
-        return UsageError(f"{self._culprit(key)}{name}{told.removeprefix(name)}")
+    def _refused(self, error: Exception, key: str) -> UsageError:
+        """What a value met when it was used, with its key and the file that this is from.
+
+        Args:
+            error: What was raised.
+            key: Of what was made or used; where the parser saw a class raise it, that class's own key counts.
+        """
+        assert isinstance(self.parser, Parser)
+        key, name, text = fault(error, self.config, key, self.parser.raised)
+        text = text.removeprefix(f"{key}: ")
+        if name is None and any(option.startswith(f"{shown(key)}.") for option in self._options()):
+            return UsageError(f"{shown(key)}: {text}")  # what is at fault may stand in a file or on the command line
+        key = f"{key}.{name}" if name else key
+        return UsageError(f"{self._culprit(key)}{shown(key)}: {text}")
+
+    def _hand_over_num_classes(self) -> None:
+        """Sees to it that a function learns the number of classes too.
+
+        jsonargparse's link reaches classes. For a function that hides its parameters behind ``**kwargs``, as most of
+        torchvision's do, it is dropped in silence.
+        """
+        backbone = self.config.model.backbone
+        if not isinstance(backbone, Namespace):
+            return
+        made = import_object(backbone.class_path)
+        named = "num_classes" in parameter_names(made)
+        if named and isinstance(made, type):
+            return
+        kinds = [parameter.kind for parameter in inspect.signature(made).parameters.values()]
+        if not named and inspect.Parameter.VAR_KEYWORD not in kinds:
+            raise UsageError(
+                f"{self._culprit('model.backbone')}model.backbone: {backbone.class_path} takes no num_classes, "
+                f"so its logits can't fit the data: def {made.__name__}(num_classes: int) is needed"
+            )
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(ImageDataModule, "data")
+        try:
+            data = parser.instantiate(Namespace(data=self.config.data)).data
+        except ValueError as error:
+            raise self._refused(error, "data") from error
+        if named:
+            backbone.init_args = backbone.get("init_args") or Namespace()
+            backbone.init_args.num_classes = data.num_classes
+        else:
+            backbone.dict_kwargs = {**(backbone.get("dict_kwargs") or {}), "num_classes": data.num_classes}
 
     def _compare(self, stored: Namespace) -> None:
         before, now = dict(leaves(stored)), dict(leaves(self.config))
@@ -239,6 +283,10 @@ class Arguments(LightningCLI):
             )
         if refused:
             raise UsageError(f"the model comes from the checkpoint; changed: {'; '.join(refused[:3])}")
+        keys = {shown(key): key for key in [*before, *now]}
+        self.overrides = {
+            name: now.get(key) for name, key in keys.items() if f"{name}:" in {c.split()[0] for c in changed}
+        }
         for change in changed:
             say(f"given here, not as stored: {change}")
 
@@ -258,7 +306,9 @@ def _whole_number(seed: Any) -> int:
 
 def _values(arguments: list[str], *names: str) -> list[str]:
     """What an option was given, each time it was: `--name value` and `--name=value`."""
-    joined = [
-        value for name, found, value in (argument.partition("=") for argument in arguments) if found and name in names
-    ]
-    return joined + [value for name, value in itertools.pairwise(arguments) if name in names]
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(*names, action="append", default=[], dest="values")
+    try:
+        return parser.parse_known_args(arguments)[0].values
+    except argparse.ArgumentError:  # for one without a value, which the command's parser will say
+        return []

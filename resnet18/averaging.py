@@ -13,10 +13,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelPruning, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from resnet18.position import callbacks_of
 from resnet18.warm_start import PREFIX
 
 RAW_WEIGHTS = "raw_weights"  # where a whole checkpoint keeps them
@@ -176,3 +178,24 @@ class Averaging(Callback):
 
 def _prefixed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return {PREFIX + name: weight for name, weight in weights.items()}
+
+
+def complete_weights(trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
+    """Puts what Lightning's callbacks make of the weights into a checkpoint of weights alone, too.
+
+    Lightning does not tell callbacks of such a checkpoint: it would hold raw weights beside the average's score.
+    """
+    if "optimizer_states" in checkpoint:
+        return
+    for callback in callbacks_of(trainer):
+        if isinstance(callback, WeightAveraging | ModelPruning):
+            callback.on_save_checkpoint(trainer, module, checkpoint)
+    for name in ("current_model_state", "averaging_state"):  # to resume from
+        checkpoint.pop(name, None)
+
+
+def end_validation(trainer: Trainer) -> None:
+    """Puts the raw weights back where Lightning's averages are being validated, for a checkpoint to resume from."""
+    for callback in callbacks_of(trainer):
+        if isinstance(callback, WeightAveraging):
+            callback.on_validation_epoch_end(trainer, trainer.lightning_module)

@@ -61,6 +61,9 @@ class BackgroundFiles(WholeFiles):
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
+    def __reduce__(self) -> tuple[type["BackgroundFiles"], tuple[()]]:
+        return type(self), ()  # what copies a Trainer gets a thread of its own, with nothing to write
+
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         self.teardown()
         kept = apply_to_collection(checkpoint, Tensor, lambda tensor: tensor.detach().clone())

@@ -45,7 +45,7 @@ def refuse_foreign_code(config: Any, where: str) -> None:
     Raises:
         RunError: Names the key and the class path; nothing has been called.
     """
-    for key, value in _callables(config, ""):
+    for key, value in callables(config):
         if not _allowed(value):
             name = f"{getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', value)}"
             kinds = "a model, optimizer, schedule, data source, logger or callback"
@@ -62,7 +62,8 @@ def _allowed(value: Any) -> bool:
     return isinstance(returned, type) and issubclass(returned, KINDS)
 
 
-def _callables(config: Any, key: str) -> Iterator[tuple[str, Any]]:
+def callables(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """The keys and the classes and functions that a parsed configuration names, by a class path or as they are."""
     if isinstance(config, jsonargparse.Namespace):
         config = vars(config)
     if isinstance(config, dict):
@@ -71,12 +72,12 @@ def _callables(config: Any, key: str) -> Iterator[tuple[str, Any]]:
             if name == "class_path" and isinstance(value, str):
                 yield inner, import_object(value)
             else:
-                yield from _callables(value, inner)
+                yield from callables(value, inner)
     elif isinstance(config, list | tuple):
         for number, value in enumerate(config):
-            yield from _callables(value, f"{key}[{number}]")
+            yield from callables(value, f"{key}[{number}]")
     elif isinstance(config, partial):
-        yield from _callables([config.func, *config.args, config.keywords], key)
+        yield from callables([config.func, *config.args, config.keywords], key)
     elif callable(config) and not isinstance(config, (*KINDS, os.PathLike)):
         yield key, config
 

@@ -23,7 +23,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from resnet18.averaging import Averaging
+from resnet18.averaging import Averaging, complete_weights
 from resnet18.callbacks.training_log import TRAINING_METRICS, TrainingLog
 from resnet18.checkpoints import CONFIG_KEY
 from resnet18.compilation import compile_in_place
@@ -45,6 +45,7 @@ from resnet18.optimization import (
     schedule_settings,
     set_rates,
 )
+from resnet18.position import resume_between_epochs, total_steps
 
 
 class Prediction(NamedTuple):
@@ -138,6 +139,7 @@ class Classifier(LightningModule):
         self.flip_tta = False
         """Let validation, test and prediction average the logits of an image and its mirror image; never in fitting."""
         self._fitting = False
+        self._loops: dict[str, Any] | None = None  # the counters of the checkpoint that is gone on from
         self.num_classes = num_classes
         self.class_names = list(class_names) if class_names else [str(number) for number in range(num_classes)]
         self.input_size = tuple(input_size) if input_size else None
@@ -203,6 +205,7 @@ class Classifier(LightningModule):
         return training_loss(self.loss, self.backbone(inputs), labels, self.label_smoothing)
 
     def on_train_start(self) -> None:
+        resume_between_epochs(self.trainer)
         for config in self.trainer.lr_scheduler_configs:
             set_rates(config.scheduler)
 
@@ -254,7 +257,7 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer()
-        steps = self.trainer.estimated_stepping_batches if self.schedule else 0
+        steps = total_steps(self.trainer, self._loops) if self.schedule else 0
         schedule = self.make_schedule(optimizer, steps)
         if schedule is None:
             return optimizer
@@ -279,9 +282,11 @@ class Classifier(LightningModule):
         if self.run_config is not None:
             checkpoint[CONFIG_KEY] = self.run_config
         self.averaging.write(checkpoint)
+        complete_weights(self.trainer, self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._fitting:
+            self._loops = checkpoint.get("loops", {}).get("fit_loop")
             self.averaging.read(checkpoint)
             for state in checkpoint.get("lr_schedulers", ()):
                 forget_length(state)

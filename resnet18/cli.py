@@ -4,22 +4,22 @@ A LightningCLI with one directory a run, configurations that come back from chec
 :mod:`resnet18.__main__` is what the scripts call; it answers ``--help`` without importing any of this.
 """
 
-import inspect
-import json
+import os
 import shlex
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 from lightning.fabric.plugins import CheckpointIO
+from lightning.fabric.utilities.spike import TrainingSpikeException
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from resnet18.arguments import Arguments, say
+from resnet18.arguments import Arguments, say, warn
 from resnet18.callbacks.finite import FiniteLoss
 from resnet18.callbacks.interrupt import GracefulStop, SavingStop
 from resnet18.callbacks.predictions import PredictionTable
@@ -27,18 +27,28 @@ from resnet18.callbacks.progress import EpochLines
 from resnet18.callbacks.seeding import StepSeeding
 from resnet18.checkpoint_files import BackgroundFiles
 from resnet18.checkpoints import FOLDER, LAST, run_directory
-from resnet18.class_paths import import_object
-from resnet18.data.base import ImageDataModule
+from resnet18.class_paths import callables, import_object
+from resnet18.config_values import FOLDER_NAMES, can_name_a_folder
 from resnet18.errors import RunError, UsageError
+from resnet18.lightning_parts import (
+    as_list,
+    check_flags,
+    check_limits,
+    check_resuming,
+    clip_fused,
+    prepare_callbacks,
+)
 from resnet18.loggers import MetricsFile, start_wandb, wandb_without_questions
+from resnet18.lr_finder import NAME, check_search, find_rate, take_finder
 from resnet18.messages import closing, finished, opening, scores
 from resnet18.names import counted
-from resnet18.parser import KeyedError, parameter_names
-from resnet18.position import is_dry_run, planned_steps
-from resnet18.profiling import NoProfiler
-from resnet18.provenance import provenance, versions
+from resnet18.parser import KeyedError, make
+from resnet18.position import batches_into_epoch, is_dry_run, planned_steps
+from resnet18.precision import choose_precision, emulation_warning, plugin_decides
+from resnet18.profiling import profiler_into, report_of
+from resnet18.provenance import own_sources, provenance, versions
 from resnet18.ranks import ending_together, prepare_ranks
-from resnet18.runs import METRICS, create_run, new_run_id, write_config
+from resnet18.runs import METRICS, append_evaluation, create_run, new_run_id, write_config
 from resnet18.trial import follow_metrics, try_one_image, try_schedule
 from resnet18.warm_start import start_from
 
@@ -50,15 +60,25 @@ class Program(Arguments):
 
     directory: Path | None = None
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Program":
+        return self  # a module's optimizer and schedule reach it: copies of the module share what it was made by
+
     def before_instantiate_classes(self) -> None:
+        self._choose_precision()
+        self.finder = take_finder(self.config.trainer)
         dumped = self.parser.dump(self.config, skip_link_targets=True, skip_unset=False)
-        config = yaml.safe_load(dumped)
+        # What jsonargparse writes before a name that might be a function's: ModelPruning's pruning_fn.
+        config = yaml.safe_load(dumped.replace("Unable to serialize instance ", ""))
         self._hand_over_num_classes()
+        self.parser.add_instantiator(make, object)  # all that are not Lightning's own two
         if self.command != "fit":
             self.config.trainer.logger = False  # W&B's would make its directory
             return
         self.resumed = run_directory(self.checkpoint_path) if self.checkpoint_path else None
-        self.experiment = config["experiment"] or self._experiment()
+        self.experiment = self._experiment() if config["experiment"] is None else config["experiment"]
+        if not self.resumed and not can_name_a_folder(self.experiment):
+            where = self._culprit("experiment")
+            raise UsageError(f"{where}experiment must be a name {FOLDER_NAMES}, not {self.experiment!r}")
         self.run_id = new_run_id()  # on several ranks rank 0's counts: what writes has it told by that one
         if config["run_dir"]:
             self.directory = Path(config["run_dir"])
@@ -72,34 +92,16 @@ class Program(Arguments):
         }
         self._name_loggers()
 
-    def _hand_over_num_classes(self) -> None:
-        """Sees to it that a function learns the number of classes too.
-
-        jsonargparse's link reaches classes. For a function that hides its parameters behind ``**kwargs``, as most of
-        torchvision's do, it is dropped in silence.
-        """
-        backbone = self.config.model.backbone
-        if not isinstance(backbone, Namespace):
+    def _choose_precision(self) -> None:
+        """Fills in a precision that was left out, before the configuration is stored: a run keeps its own."""
+        trainer = self.config.trainer
+        self.precision_reason = "as configured" if self.stored is None else "the run's own"
+        if trainer.precision is not None or plugin_decides(trainer.plugins):
             return
-        made = import_object(backbone.class_path)
-        named = "num_classes" in parameter_names(made)
-        if named and isinstance(made, type):
-            return
-        kinds = [parameter.kind for parameter in inspect.signature(made).parameters.values()]
-        if not named and inspect.Parameter.VAR_KEYWORD not in kinds:
-            raise UsageError(
-                f"{self._culprit('model.backbone')}model.backbone: {backbone.class_path} takes no num_classes, "
-                "and so can't be told how many the data have"
-            )
-        parser = ArgumentParser(exit_on_error=False)
-        parser.add_subclass_arguments(ImageDataModule, "data")
-        try:
-            data = parser.instantiate(Namespace(data=self.config.data)).data
-        except ValueError as error:
-            raise self._blame(error) from error
-        place = "init_args" if named else "dict_kwargs"
-        given = backbone.get(place) or Namespace()
-        backbone[place] = Namespace({**vars(given), "num_classes": data.num_classes})
+        if self.stored is not None:
+            trainer.precision = "32-true"  # what Lightning takes for none
+        else:
+            trainer.precision, self.precision_reason = choose_precision(trainer.accelerator)
 
     def _experiment(self) -> str:
         if self.config_paths:
@@ -118,29 +120,47 @@ class Program(Arguments):
                 continue
             if "save_dir" in arguments:
                 arguments["save_dir"] = str(self.directory.absolute())  # W&B's service works in a directory of its own
-            if logger.class_path.endswith("WandbLogger"):
+            if issubclass(import_object(logger.class_path), WandbLogger):
                 arguments["id"] = self.run_id
-                arguments["name"] = arguments.get("name") or f"{self.experiment}/{self.run_id}"
+                given = arguments.get("name") or os.environ.get("WANDB_NAME")
+                arguments["name"] = given or f"{self.experiment}/{self.run_id}"
 
     def instantiate_classes(self) -> None:
         wandb_without_questions()
         try:
             made = self.config_init = self.parser.instantiate_classes(self.config)
-            self.datamodule, self.model = made["data"], made["model"]
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            # The parser knows which class it was; else it was a function, and only a backbone is made by one here.
+            raise self._refused(error, "model.backbone") from error
+        self.datamodule, self.model = made["data"], made["model"]
+        try:
             if self.command == "fit":
                 follow_metrics(self.config, self.given, self.record, made["trainer"], self.model)
             self.trainer = self.instantiate_trainer()
-            if self.command == "fit":  # before the data are touched, which may take a download
-                try_schedule(self.model)
         except KeyedError as error:
             raise UsageError(f"{self._culprit(error.key)}{error}") from None
-        except (ValueError, TypeError, RuntimeError, ZeroDivisionError, MisconfigurationException) as error:
-            raise self._blame(error) from error
+        trainer = self.config.trainer
+        if warning := emulation_warning(trainer.precision, trainer.accelerator):
+            warn(warning)
+        if self.command == "fit":  # before the data are touched, which may take a download
+            self._try_recipe()
+
+    def _try_recipe(self, total_steps: float = 1) -> None:
+        """Makes the optimizer and the schedule of a run of this length, and lets the schedule step once."""
+        key = "model.optimizer"
+        try:
+            self.model.make_optimizer()
+            key = "model.schedule"
+            try_schedule(self.model, total_steps)
+        except KeyedError as error:
+            raise UsageError(f"{self._culprit(error.key)}{error}") from None
+        except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
+            raise self._refused(error, key) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = {**self.config_init["trainer"], **kwargs}
-        given = settings["callbacks"] or []
-        callbacks: list[Callback] = list(given) if isinstance(given, list) else [given]
+        check_flags(self.command, settings)
+        callbacks: list[Callback] = as_list(settings["callbacks"])
         own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         if self.command == "fit":
             callbacks.append(StepSeeding(self.config.seed_everything))
@@ -162,26 +182,29 @@ class Program(Arguments):
             callbacks += [FiniteLoss(stop, last=None), stop]
         else:
             best, last = self.config_init["best"], self.config_init["last"]
+            prepare_callbacks(callbacks, self.directory / FOLDER, best, last, self.model)
             best.dirpath = str((self.directory / FOLDER).absolute())
             last.dirpath = self.directory / FOLDER
             stop = SavingStop(last)
-            callbacks += [FiniteLoss(stop, last), best, last, stop]
-            plugins = settings["plugins"] or []
-            plugins = plugins if isinstance(plugins, list) else [plugins]
+            watched = [] if settings["limit_val_batches"] == 0 else [best]
+            callbacks += [FiniteLoss(stop, last), *watched, last, stop]
+            plugins = as_list(settings["plugins"])
             if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
                 settings["plugins"] = [*plugins, BackgroundFiles()]
         settings["default_root_dir"] = str(self.directory)
         loggers = settings["logger"] or []
         resume_step = self.checkpoint["global_step"] if self.resumed == self.directory else None
-        metrics = MetricsFile(self.directory / METRICS, resume_step)
-        settings["logger"] = [*(loggers if isinstance(loggers, list) else [loggers]), metrics]
+        self.metrics_file = MetricsFile(self.directory / METRICS, resume_step)
+        settings["logger"] = [*(loggers if isinstance(loggers, list) else [loggers]), self.metrics_file]
 
     def _trainer(self, settings: dict[str, Any]) -> Trainer:
-        settings["profiler"] = settings["profiler"] or NoProfiler()
+        run = run_directory(self.checkpoint_path) if self.command != "fit" and self.checkpoint_path else self.directory
+        settings["profiler"] = profiler_into(None if settings["fast_dev_run"] else run, settings["profiler"])
         try:
             trainer = self.trainer_class(**settings)
-        except (TypeError, RuntimeError) as error:  # for a number or kind of devices that is not to be had
-            raise self._blame(error) from error
+        except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
+            raise self._refused(error, "trainer") from error  # some for what this machine does not have
+        clip_fused(trainer)
         last = self.config_init["last"] if self.command == "fit" else None
         prepare_ranks(trainer, self.command, last, settings["sync_batchnorm"] is True)
         return trainer
@@ -192,7 +215,11 @@ class Program(Arguments):
         try:
             with ending_together(self.trainer):
                 getattr(self, f"_{self.command}")()
+            if report := report_of(self.trainer):
+                say(f"profile {report}")
             status = 0
+        except (MisconfigurationException, TrainingSpikeException) as error:  # Lightning's, for what can't go on
+            raise RunError(" ".join(str(error).split())) from error
         finally:
             self.datamodule.teardown(self.command)
             for logger in self.trainer.loggers:
@@ -203,28 +230,49 @@ class Program(Arguments):
         self.model.run_config = self.record
         if self.checkpoint_path is None and self.config.init_from:
             say(start_from(self.model.backbone, self.config.init_from))
-        if self.checkpoint_path is not None and self._finished():
-            return
+        if self.checkpoint_path is not None:
+            if self._finished():
+                return
+            check_resuming(self.trainer)
         if self.trainer.is_global_zero:
-            # Before anything is written: what is wrong with the data shows here.
-            self.datamodule.prepare_data()
-            try:
-                self.datamodule.setup("fit")
-                try_schedule(self.model, planned_steps(self.trainer, self.datamodule.batches(self.trainer.world_size)))
-            except (ValueError, TypeError) as error:
-                raise self._blame(error) from error
-            self._compare_data()
-            try_one_image(self.model, self.datamodule.input_size, self.trainer.strategy.root_device)
+            self._try()
             if not is_dry_run(self.trainer):
                 self._open_run()
         self.trainer.fit(self.model, datamodule=self.datamodule, ckpt_path=self.checkpoint_path, weights_only=True)
         if not is_dry_run(self.trainer):
             self._close_run()
 
+    def _try(self) -> None:
+        """Before anything is written: what is wrong with the data shows here."""
+        self.datamodule.prepare_data()
+        try:
+            self.datamodule.setup("fit")
+            batches = self.datamodule.batches(self.trainer.world_size)
+        except (ValueError, TypeError) as error:
+            raise self._refused(error, "data") from error
+        check_limits(self.trainer, batches, self.datamodule)
+        self._try_recipe(planned_steps(self.trainer, batches))
+        self._compare_data()
+        try_one_image(self.model, self.datamodule.input_size, self.trainer.strategy.root_device)
+
+    def find_rate(self) -> list[str]:
+        """The option that gives the learning rate which a LearningRateFinder finds; this program is spent then."""
+        if self.command != "fit" or self.finder is None or is_dry_run(self.trainer):
+            return []
+        check_search(self.model, self.trainer.world_size, self.checkpoint_path is not None)
+        if self.config.init_from:
+            start_from(self.model.backbone, self.config.init_from)
+        self._try()
+        rate = find_rate(self.trainer_class, self.config_init["trainer"], self.model, self.datamodule, self.finder)
+        say(f"{NAME}: the loss fell fastest at {rate:g}; the run starts with --model.optimizer.lr {rate:g}")
+        return ["--model.optimizer.lr", f"{rate:g}"]
+
     def _finished(self) -> bool:
         if "optimizer_states" not in self.checkpoint:
-            path = shlex.quote(str(self.checkpoint_path))
-            raise UsageError(f"{self.checkpoint_path} holds weights only; go on from {LAST}, or --init_from {path}")
+            raise UsageError(
+                f"{self.checkpoint_path} holds weights only; resume from {LAST}, or start anew with "
+                f"--init_from {shlex.quote(str(self.checkpoint_path))}"
+            )
         message = finished(self.checkpoint, self.trainer, self._run_name())
         if message is None:
             return False
@@ -238,12 +286,14 @@ class Program(Arguments):
             write_config(self.directory, self.record)
         else:
             origin = provenance(self.config.seed_everything, self.datamodule.split_hash)
-            create_run(self.directory, self.record, origin, link=not self.config.run_dir)
+            sources = own_sources(made for _, made in callables(self.config))
+            create_run(self.directory, self.record, origin, sources, link=not self.config.run_dir)
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
-                start_wandb(logger)
+                start_wandb(logger, self.metrics_file)
             logger.log_hyperparams({**self.record, "versions": versions()})
         say(opening(self.directory, self.model, self.datamodule, self.trainer))
+        say(f"precision {self.trainer.precision}: {self.precision_reason}")
 
     @rank_zero_only
     def _close_run(self) -> None:
@@ -252,10 +302,10 @@ class Program(Arguments):
         say(closing(self.directory, best.monitor, best.mode, self.trainer, can_test))
 
     def _validate(self) -> None:
-        self._report("val", self.trainer.validate(self.model, verbose=False, **self._evaluated()))
+        self._report(self.trainer.validate(self.model, verbose=False, **self._evaluated()))
 
     def _test(self) -> None:
-        self._report("test", self.trainer.test(self.model, verbose=False, **self._evaluated()))
+        self._report(self.trainer.test(self.model, verbose=False, **self._evaluated()))
 
     def _evaluated(self) -> dict[str, Any]:
         self.model.flip_tta = self.config.flip_tta
@@ -271,17 +321,19 @@ class Program(Arguments):
         for state in self.checkpoint.values():
             if isinstance(state, dict) and "split_hash" in state:  # under the name of the source, whichever it was
                 self.datamodule.load_state_dict(state)
+        if self.command == "fit" and self.checkpoint:
+            loops = self.checkpoint["loops"]["fit_loop"]
+            self.datamodule.check_resumed_epoch(self.trainer, batches_into_epoch(loops))
 
     @rank_zero_only
-    def _report(self, stage: str, results: Any) -> None:
+    def _report(self, results: Any) -> None:
         metrics = results[0]
         averaged = "  with flip averaging" if self.model.flip_tta else ""
         say(f"{scores(metrics)}{averaged}  ({self.checkpoint_path}, step {self.checkpoint['global_step']:,})")
-        run = run_directory(self.checkpoint_path) if self.checkpoint_path else None
-        if run is not None and stage == "test":
-            record = {"checkpoint": str(self.checkpoint_path), "split_hash": self.datamodule.split_hash}
-            record |= {"flip_tta": self.model.flip_tta, **metrics}
-            (run / "test.json").write_text(json.dumps(record, indent=2) + "\n")
+        if self.checkpoint_path and (run := run_directory(self.checkpoint_path)):
+            found = {"step": self.checkpoint["global_step"], "split_hash": self.datamodule.split_hash}
+            found |= {"flip_tta": self.model.flip_tta, "given": self.overrides, **metrics}
+            append_evaluation(run, self.command, self.checkpoint_path, found)
 
     def _predict(self) -> None:
         self.trainer.predict(self.model, return_predictions=False, **self._evaluated())
@@ -296,4 +348,7 @@ class Program(Arguments):
 
 def run(command: str, arguments: list[str]) -> None:
     """What ``lightning COMMAND ARGUMENTS`` does; raises what :mod:`resnet18.__main__` turns into an exit status."""
-    Program(command, arguments).start()
+    program = Program(command, arguments)
+    if found := program.find_rate():
+        program = Program(command, [*arguments, *found])
+    program.start()

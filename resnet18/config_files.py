@@ -187,6 +187,14 @@ def shown(key: str) -> str:
     return key.replace(".init_args", "")
 
 
+def nested(key: str) -> str:
+    """A dotted key as a file has it, as the end of a sentence."""
+    group, *parts = key.split(".")
+    if not parts or group not in GROUPS:
+        return ""
+    return f"; in a file it is {group}: {''.join(f'{{{part}: ' for part in parts)}…{'}' * len(parts)}"
+
+
 def without_numbers(key: str) -> str:
     """A dotted key without the places in lists, of which the parser's messages say nothing."""
     return re.sub(r"\[\d+\]", "", key)

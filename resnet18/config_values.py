@@ -19,6 +19,14 @@ LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_c
 GROUPS = {"model": Classifier, "trainer": Trainer, "best": BestCheckpoint, "last": LastCheckpoint}
 
 
+FOLDER_NAMES = "without slashes, control characters or a dot at its start"
+
+
+def can_name_a_folder(name: str) -> bool:
+    """Whether a name leads nowhere else, and can be seen and typed."""
+    return name[:1] not in ("", ".") and name.isprintable() and not {*"/\\"} & set(name)
+
+
 def refused_values(config: Namespace) -> Iterator[tuple[str, str]]:
     """The dotted keys of a parsed configuration whose values are refused, each with what was expected."""
     for key, value in leaves(config):

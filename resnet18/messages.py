@@ -1,5 +1,6 @@
 """What a command says of a run: when it starts, when it ends, and when there is nothing left to do."""
 
+import math
 import re
 import shlex
 import textwrap
@@ -17,7 +18,7 @@ from resnet18.classifier import Classifier
 from resnet18.data.base import ImageDataModule
 from resnet18.metrics import written
 from resnet18.names import counted
-from resnet18.position import at_last_batch
+from resnet18.position import at_last_batch, callbacks_of
 from resnet18.runs import LATEST, read_metrics
 
 
@@ -53,11 +54,13 @@ def closing(directory: Path, monitor: str, mode: str, trainer: Trainer, can_test
         best = choose(reversed(rows), key=lambda row: row[monitor])  # of equal ones the last, as it is kept
         epochs = f"in epoch {best['epoch'] + 1:.0f} of {trainer.current_epoch}"
         lines.append(f"best    {monitor} {written(monitor, best[monitor])}, {epochs}")
+    else:
+        lines.append(f"best    none: nothing was validated, so {LAST} is what is tested")
     lines.append(f"run     {directory}")
     if can_test and any((directory / FOLDER / name).is_file() for name in (BEST, LAST)):
         lines.append(f"test    lightning test --ckpt_path {shlex.quote(str(shown))}")
-    if (offline := shown / "wandb" / "latest-run").exists():
-        lines.append(f"curves  wandb leet {shlex.quote(str(offline))}")
+    if any((directory / "wandb").glob("*run-*")):
+        lines.append(f"curves  wandb leet {shlex.quote(str(shown / 'wandb'))}")
     return "\n".join(lines)
 
 
@@ -123,6 +126,10 @@ def finished(checkpoint: dict[str, Any], trainer: Trainer, run: str) -> str | No
         return f"this run is finished: {done:,} of {counted(epochs, 'epoch')}; {longer} would go on"
     if 0 <= most <= steps:
         return f"this run is finished: {steps:,} of {counted(most, 'step')}; --trainer.max_steps {2 * most} would go on"
+    for timer in callbacks_of(trainer):
+        used = checkpoint["callbacks"].get(timer.state_key, {}).get("time_elapsed", {}).get("train", 0.0)
+        if isinstance(timer, Timer) and used >= (timer.time_remaining() or math.inf):
+            return f"this run is finished: its {used:.0f} s are used up; a longer --trainer.max_time would go on"
     for callback in trainer.early_stopping_callbacks:
         state = checkpoint["callbacks"].get(callback.state_key, {})
         if state.get("stopped_epoch") or state.get("wait_count", 0) >= callback.patience > 0:
@@ -130,3 +137,17 @@ def finished(checkpoint: dict[str, Any], trainer: Trainer, run: str) -> str | No
             ended = f"{name} ended it after {counted(done, 'epoch')}"
             return f"this run is finished: {ended}; --init_from {run} would start a new one"
     return None
+
+
+def out_of_memory(error: RuntimeError) -> str | None:
+    """What to do where the memory of the GPU, or of the CPU, was not enough; None for another error."""
+    # CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.20 GiB is free.
+    # […] DefaultCPUAllocator: can't allocate memory: you tried to allocate 2147483648 bytes. Error code 12 (…)
+    said = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2]
+    if not any(sign in said for sign in ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")):
+        return None
+    said = ". ".join(said.split(". ")[:3]).rstrip(".")
+    return (
+        f"{said}. A smaller --data.batch_size needs less, and --data.eval_batch_size where images are scored; "
+        "--trainer.accumulate_grad_batches N sums up N batches for a step"
+    )

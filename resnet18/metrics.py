@@ -34,7 +34,7 @@ class MeanLoss(Metric):
 
     def update(self, total: Tensor, count: int) -> None:
         """Adds a batch: the sum of its losses and its number of images."""
-        self.total += total
+        self.total = self.total + total  # not in place: a 16-bit precision has made the zero one of 16 bits
         self.count += count
 
     def compute(self) -> Tensor:

@@ -72,7 +72,7 @@ def make_optimizer(
     if head is None:
         return make(decay_groups(module)) if decays else optimizer
     if "lr" not in optimizer.defaults:
-        raise ValueError(f"{type(optimizer).__name__} has no learning rate for backbone_lr_scale to scale")
+        raise ValueError(f"backbone_lr_scale must be 1: {type(optimizer).__name__} has no learning rate to scale")
     groups = decay_groups(module) if decays else [{"params": trainable}]
     return make(trunk_groups(groups, head, optimizer.defaults["lr"] * trunk_lr_scale))
 
@@ -95,8 +95,8 @@ def make_schedule(make: ScheduleCallable, optimizer: Optimizer, total_steps: int
         bases = [float(group.get("initial_lr", group["lr"])) for group in optimizer.param_groups]
         if not all(math.isclose(base * rates[0], bases[0] * rate) for base, rate in zip(bases, rates, strict=True)):
             raise ValueError(
-                f"{type(schedule).__name__} sets every group's learning rate itself, and backbone_lr_scale would be "
-                "lost; take a schedule that scales the optimizer's, such as those of resnet18.schedules"
+                f"backbone_lr_scale must be 1: {type(schedule).__name__} sets every group's learning rate itself; else "
+                "take a schedule that scales the optimizer's, such as those of resnet18.schedules"
             )
     return schedule
 

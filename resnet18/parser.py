@@ -4,9 +4,13 @@ An error says which key is at fault, what was expected, and the nearest right na
 of this but the last, between dumps of types and values.
 """
 
+import argparse
 import importlib
 import re
-from collections.abc import Iterable, Iterator
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser
@@ -15,7 +19,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from resnet18.class_paths import KINDS, import_object
 from resnet18.config_files import CLASS_KEYS, shown
 from resnet18.errors import UsageError
-from resnet18.names import hint
+from resnet18.help import plain
+from resnet18.names import classes_below, hint
 
 _WIDTH = 240
 
@@ -47,17 +52,41 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)  # or `--trainer.max_epoch 3` is taken, in silence, for max_epochs
         super().__init__(*args, **kwargs)
+        self.raised: tuple[Exception, type, dict[str, Any]] | None = None
+        """The last error of a class that was made, the class, and what it was given."""
+
+    def add_instantiator(
+        self, instantiator: Callable[..., Any], class_type: type, subclasses: bool = True, prepend: bool = False
+    ) -> None:
+        """As jsonargparse's; and notes which class raised, also where it is made later, as optimizers are."""
+
+        def noted(kind: type, *args: Any, applied_instantiation_links: dict[str, Any], **given: Any) -> Any:
+            try:
+                return instantiator(kind, *args, applied_instantiation_links=applied_instantiation_links, **given)
+            except Exception as error:
+                self.raised = error, kind, given
+                raise
+
+        super().add_instantiator(noted, class_type, subclasses=subclasses, prepend=prepend)
 
     def add_function_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
         # jsonargparse 4.53 hands a function the links of a class, which it then does not take.
         kwargs.pop("linked_targets", None)
         return super().add_function_arguments(*args, **kwargs)
 
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        return plain(super().format_help(formatter))
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser within the parser: the outer one reports
             super().error(message, ex)
         options = [option[2:] for action in self._actions for option in action.option_strings if option[:2] == "--"]
         raise explain(message, options)
+
+
+def make(kind: type, *args: Any, applied_instantiation_links: dict[str, Any], **given: Any) -> Any:
+    """An instantiator that does no more than that."""
+    return kind(*args, **given)
 
 
 def explain(message: str, options: Iterable[str]) -> KeyedError:
@@ -71,8 +100,11 @@ def explain(message: str, options: Iterable[str]) -> KeyedError:
     key = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
         return _unknown_key(f"{found[1]}.{found[2]}", options)
-    if found := re.search(r"unrecognized arguments: -*([^\s=]+)", message):
-        return KeyedError("", f"there is no option {found[1]}" + hint(found[1], options))
+    if found := re.search(r"unrecognized arguments: -*(([^\s=]+).*)", message):
+        word = (
+            found[1] if Path(found[1]).exists() else found[2]
+        )  # of several words the first, but a path may be several
+        return KeyedError("", f"there is no option {word}" + (_meant_by(word) or hint(word, options)))
     if found := re.search(r"does not accept option '([\w.]+)'", message):
         return _unknown_key(found[1], options)
     if found := re.search(r"Option '([\w.]+)' is not accepted", message):
@@ -87,22 +119,30 @@ def explain(message: str, options: Iterable[str]) -> KeyedError:
         return KeyedError(key, f"{found[1]} is not a model, optimizer, schedule, data source, logger or callback")
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         return KeyedError(key, f"{found[1]} has no {found[2]}" + hint(found[2], dir(importlib.import_module(found[1]))))
-    if found := re.search(r"No module named '([\w.]+)'", message):
-        return KeyedError(key, f"there is no module {found[1]}")
+    if found := re.findall(r"Requirement '([^']+)' not met", message):  # of several the last is the plainest
+        return KeyedError(key, f"it needs {found[-1]}, which is not installed: pip install '{found[-1]}'")
+    if found := re.search(r"(?:class_path '([\w.]+)'[\s\S]*)?No module named '([\w.]+)'", message):
+        if found[1] and not f"{found[1]}.".startswith(f"{found[2]}."):
+            return KeyedError(key, f"{found[1]} imports {found[2]}, which is not installed")
+        return KeyedError(key, f"there is no module {found[2]}" + hint(found[2], _modules(found[2])))
     if found := re.search(r"arguments are required: (.+)", message):
         return MissingError(key, found[1].rstrip(".").split(", "))
+    if found := re.search(r"Import path ([\w.]+) does not correspond to a subclass of (\w+)", message):
+        return KeyedError(key, _of_another_kind(found[1], found[2]))
+    if found := re.search(r"Expected a dot import path string: ([A-Z]\w*)$", message, re.MULTILINE):
+        return KeyedError(key, f"there is no class {found[1]}" + hint(found[1], classes_below(*KINDS)))
     expected = [text for text in _expected(message) if text not in ("None", "a dot import path")]
     value = _given_value(message)
     if expected and value is not None:
         choices = [choice.strip(" '") for text in expected for choice in text.split(",")]
         return KeyedError(key, f"expected {' or '.join(expected)}, not {value!r}" + hint(value, choices))
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
-        return KeyedError(key, f"there is no class {found[1]}" + hint(found[1], _class_names()))
+        return KeyedError(key, f"there is no class {found[1]}" + hint(found[1], classes_below(*KINDS)))
     if found := re.search(r"import path for object <module '([\w.]+)'", message):
         return KeyedError(key, f"{found[1]} is a module; a class in it is wanted")
     if value is not None and value[:1] in {*"[0123456789", "-"}:
         return KeyedError(key, f"expected a class, not {value}")
-    error = KeyedError(key, _innermost(message))
+    error = KeyedError(key, innermost(message))
     error.unclear = True
     return error
 
@@ -153,20 +193,50 @@ def _given_value(message: str) -> str | None:
     return None
 
 
-def _innermost(message: str) -> str:
+def innermost(message: str) -> str:
+    """What a message of many lines says, in three at the most."""
     lines = [" ".join(line.split()).removeprefix("- ") for line in message.splitlines() if line.strip()]
     noise = (
         *("Parser key", "Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>"),
         *("Not a valid subclass", "Subclass types expect", "a class path (str)", "a dict with", "Problem with given"),
+        "Expected a path but",
     )
     telling = [line for line in lines if not line.startswith(noise)] or lines
-    return "\n".join(line if len(line) <= _WIDTH else f"{line[:_WIDTH]} …" for line in telling[:3])
+    return "\n".join(map(_cut, telling[:3]))
 
 
-def _class_names() -> list[str]:
-    def below(kind: type) -> Iterator[type]:
-        for subclass in kind.__subclasses__():
-            yield subclass
-            yield from below(subclass)
+def _cut(line: str) -> str:
+    """A line of no more than :data:`_WIDTH` characters: whole sentences, or else whole words."""
+    if len(line) <= _WIDTH:
+        return line
+    if sentences := re.match(rf".{{80,{_WIDTH}}}[.!?](?= )", line):
+        return sentences[0]
+    return f"{line[:_WIDTH].rpartition(' ')[0]} …"
 
-    return sorted({kind.__name__ for root in KINDS for kind in below(root) if not kind.__name__.startswith("_")})
+
+def _modules(name: str) -> list[str]:
+    """Those that a module's name may stand for: of the same package, or in the working directory."""
+    package = name.rpartition(".")[0]
+    if package:
+        return [module for module in sys.modules if module.rpartition(".")[0] == package]
+    return [path.stem for path in Path.cwd().glob("*.py")]
+
+
+def _meant_by(word: str) -> str:
+    """What a word that stands alone on the command line is likely to be, as the end of a sentence."""
+    if word.endswith((".yaml", ".yml")):
+        return f"; a configuration is given by --config {shlex.quote(word)}"
+    if word.endswith(".ckpt") or (Path(word) / "config.yaml").is_file():
+        return f"; a run or a checkpoint is given by --ckpt_path {shlex.quote(word)}"
+    return ""
+
+
+def _of_another_kind(path: str, kind: str) -> str:
+    made = import_object(path)
+    if isinstance(made, type) or not callable(made):
+        return f"{path} is not a subclass of {kind}"
+    module = "nn.Module" if kind == "Module" else kind
+    if "return" in getattr(made, "__annotations__", {}):
+        return f"{path} does not return {module}"
+    arguments = "num_classes: int" if kind == "Module" else "…"
+    return f"{path} has to say what it returns: def {made.__name__}({arguments}) -> {module}"

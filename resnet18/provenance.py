@@ -1,19 +1,26 @@
 """Where a run came from: code, versions, command, machine, seed and split, as plain values for ``provenance.json``."""
 
 import importlib.metadata
+import inspect
 import os
 import platform
 import shlex
 import socket
 import subprocess
 import sys
+import sysconfig
 import time
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
 
 import resnet18
 
+PACKAGE, STDLIB = Path(__file__).parent, sysconfig.get_path("stdlib")
+INSTALLED = {"site-packages", "dist-packages"}
+LARGEST = 2**20  # bytes of a file of the user's own, and characters of a diff, that a run keeps
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "wandb", "jsonargparse", "numpy")
 
 
@@ -28,12 +35,56 @@ def versions() -> dict[str, str]:
     return installed
 
 
-def _git(*arguments: str) -> str | None:
+def _git(place: Path, *arguments: str) -> str | None:
+    # Without optional locks: looking at a repository must not get in the way of whoever commits to it meanwhile.
+    command = ["git", "--no-optional-locks", "-C", str(place), *arguments]
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10)
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=10)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
+
+
+def _repository(place: Path) -> dict[str, str] | None:
+    """The commit that a directory's repository is at, and what differs from it; None where there is no commit."""
+    sha, top = _git(place, "rev-parse", "HEAD"), _git(place, "rev-parse", "--show-toplevel")
+    if sha is None or top is None:
+        return None
+    return {
+        "directory": top.strip(),
+        "sha": sha.strip(),
+        # Of the whole repository, wherever in it the directory is; `status` also names files that git doesn't know.
+        "status": _git(place, "status", "--porcelain") or "",
+        "diff": (_git(place, "diff", "HEAD") or "")[:LARGEST],
+    }
+
+
+def _repositories() -> dict[str, dict[str, str] | None]:
+    """That of the package, unless it is merely installed below somebody's repository; and the working directory's."""
+    tracked = _git(PACKAGE, "ls-files", "--error-unmatch", Path(__file__).name) is not None
+    package, here = _repository(PACKAGE) if tracked else None, _repository(Path.cwd())
+    return {"git": package, "directory_git": None if here == package else here}
+
+
+def own_sources(objects: Iterable[Any]) -> dict[str, bytes]:
+    """The files that classes and functions come from, if they are the user's own: not installed, not of this package.
+
+    Args:
+        objects: Classes and functions.
+
+    Returns:
+        A path for each file, such as ``mynet.py`` or ``mypackage/net.py``, and its content; files above
+        :data:`LARGEST` are left out.
+    """
+    found: dict[str, bytes] = {}
+    for module in filter(None, {inspect.getmodule(made) for made in objects}):
+        path = Path(getattr(module, "__file__", None) or "")
+        installed = INSTALLED & set(path.parts) or any(path.is_relative_to(place) for place in (PACKAGE, STDLIB))
+        if installed or path.suffix != ".py" or not path.is_file() or path.stat().st_size > LARGEST:
+            continue
+        package = path.stem == "__init__"
+        found[module.__name__.replace(".", "/") + ("/__init__.py" if package else ".py")] = path.read_bytes()
+    return found
 
 
 def provenance(seed: int, split_hash: str) -> dict[str, Any]:
@@ -43,12 +94,11 @@ def provenance(seed: int, split_hash: str) -> dict[str, Any]:
         seed: The seed of the run.
         split_hash: Fingerprint of the split, see :func:`~resnet18.data.splits.fingerprint`.
     """
-    sha = _git("rev-parse", "HEAD")
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": shlex.join(sys.argv),
         "directory": os.getcwd(),
-        "git": {"sha": sha.strip(), "diff": _git("diff", "HEAD") or ""} if sha else None,
+        **_repositories(),
         "versions": versions(),
         "hardware": {
             "host": socket.gethostname(),

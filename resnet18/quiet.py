@@ -9,6 +9,7 @@ _NOTICES = (
     "GPU available",
     "TPU available",
     "HPU available",
+    "You are using a CUDA device",  # in float32; cuDNN's convolutions are in TF32 all the same
     "Using bfloat16",
     "Using 16bit",
     "Seed set to",
@@ -35,8 +36,12 @@ def quieten() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_wanted)
     for name in ("rank_zero", "seed", "distributed"):
         logging.getLogger(f"lightning.fabric.utilities.{name}").addFilter(_wanted)
+    logging.getLogger("lightning.pytorch.accelerators.cuda").setLevel(logging.WARNING)  # LOCAL_RANK: 0 - CUDA_VISIBLE…
+    # In 16-mixed the scaler leaves out the first steps, until it has found its scale.
+    warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step")
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)")  # torch ≥ 2.14, in Lightning
     warnings.filterwarnings("ignore", message="The number of training batches")  # an epoch is logged however short
     # The loaders here begin where the Trainer's counters say, without a state of their own.
     warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")  # on resuming
     warnings.filterwarnings("ignore", message="You're resuming from a checkpoint that ended before the epoch ended")
+    warnings.filterwarnings("ignore", message=r"\s*Unable to serialize instance")  # the name of a function, see cli

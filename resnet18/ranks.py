@@ -90,7 +90,7 @@ class Launcher(_SubprocessScriptLauncher):
             return lost
         if not (self.last.dirpath / LAST).exists():
             return f"{lost}; nothing was saved"
-        return f"{lost}; go on with: lightning fit --ckpt_path {shlex.quote(str(self.last.dirpath.parent))}"
+        return f"{lost}; resume with: lightning fit --ckpt_path {shlex.quote(str(self.last.dirpath.parent))}"
 
     def end(self, error: RuntimeError) -> NoReturn:
         """Ends the program after a collective failed.

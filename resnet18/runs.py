@@ -1,20 +1,25 @@
 """One directory a run, and the way back from a directory to a model.
 
-``runs/<experiment>/<run id>/`` holds ``config.yaml``, ``provenance.json``, ``metrics.csv``, ``checkpoints/`` and the
-offline W&B run in ``wandb/``; ``runs/<experiment>/latest`` links to the newest.
+``runs/<experiment>/<run id>/`` holds ``config.yaml``, ``provenance.json``, the user's own modules in ``code/``,
+``metrics.csv``, ``evaluations.jsonl``, ``checkpoints/`` and the offline W&B run in ``wandb/``;
+``runs/<experiment>/latest`` links to the newest.
 
     >>> from resnet18 import load_run
     >>> run = load_run("runs/digits/latest")
     >>> run.model(images).argmax(1)                              # uint8 N×C×H×W in, logits out
     >>> steps, top1 = run.curve("val/top1")
+    >>> run.evaluations[-1]["test/top1"]
 """
 
+import contextlib
 import csv
 import json
 import os
 import secrets
 import shlex
+import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +35,8 @@ from resnet18.classifier import Classifier
 from resnet18.data.base import ImageDataModule
 from resnet18.errors import RunError, UsageError
 
-CONFIG, PROVENANCE, METRICS = "config.yaml", "provenance.json", "metrics.csv"
-LATEST = "latest"
+CONFIG, PROVENANCE, METRICS, EVALUATIONS = "config.yaml", "provenance.json", "metrics.csv", "evaluations.jsonl"
+CODE, LATEST = "code", "latest"
 
 
 def new_run_id() -> str:
@@ -39,33 +44,48 @@ def new_run_id() -> str:
     return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
 
 
-def create_run(directory: Path, config: dict[str, Any], provenance: dict[str, Any], link: bool) -> None:
+def create_run(
+    directory: Path, config: dict[str, Any], provenance: dict[str, Any], sources: Mapping[str, bytes], link: bool
+) -> None:
     """Makes the directory of a new run and writes down what it is.
 
     Args:
         directory: Must not hold anything yet.
         config: The resolved configuration.
         provenance: See :func:`resnet18.provenance.provenance`.
-        link: Let ``latest`` beside it point to it.
+        sources: Files of the user's own that it was made with, see :func:`resnet18.provenance.own_sources`.
+        link: Let ``latest`` beside it point to it, where the file system has links.
 
     Raises:
         UsageError: Where the directory already holds something.
         RunError: Where it can't be written.
     """
     if directory.is_dir() and any(directory.iterdir()):
-        there = shlex.quote(str(directory))
-        raise UsageError(f"run_dir: {directory} is not empty; --ckpt_path {there} goes on with the run in it")
+        resume = f"--ckpt_path {shlex.quote(str(directory))}"
+        raise UsageError(f"run_dir: {directory} is not empty; {resume} resumes the run in it")
     try:
         (directory / FOLDER).mkdir(parents=True)
         write_config(directory, config)
         (directory / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
-        if link:
-            # Made under another name and renamed: a reader finds the old run or the new one, never none.
-            partial = directory.with_name(f".{LATEST}-{directory.name}")
-            partial.symlink_to(directory.name)
-            partial.replace(directory.with_name(LATEST))
+        for name, content in sources.items():
+            path = directory / CODE / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
     except OSError as error:
         raise RunError(f"run_dir: {directory} can't be written: {error.strerror}") from None
+    if link:
+        _point_latest_to(directory)
+
+
+def _point_latest_to(directory: Path) -> None:
+    # Made under another name and renamed: a reader finds the old run or the new one, never none.
+    partial = directory.with_name(f".{LATEST}-{directory.name}")
+    try:
+        partial.symlink_to(directory.name, target_is_directory=True)
+        partial.replace(directory.with_name(LATEST))
+    except (OSError, NotImplementedError):  # Windows allows links to administrators only; a run does without
+        with contextlib.suppress(OSError):
+            partial.unlink(missing_ok=True)
 
 
 def write_config(directory: Path, config: dict[str, Any]) -> None:
@@ -115,6 +135,11 @@ class Run:
         """The rows of ``metrics.csv``, each with the metrics logged together."""
         return read_metrics(self.directory) if self.directory else []
 
+    @property
+    def evaluations(self) -> list[dict[str, Any]]:
+        """What ``lightning validate`` and ``lightning test`` found, oldest first: scores, and how they were reached."""
+        return read_evaluations(self.directory) if self.directory else []
+
     def curve(self, metric: str) -> tuple[list[int], list[float]]:
         """After how many optimizer steps a metric was logged, and its values.
 
@@ -145,6 +170,33 @@ def read_metrics(directory: Path) -> list[dict[str, float]]:
         return []
     with (directory / METRICS).open(newline="") as file:
         return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+
+
+def append_evaluation(directory: Path, command: str, checkpoint: Path, found: dict[str, Any]) -> None:
+    """Adds to a run's ``evaluations.jsonl``, in one write to its end: of two evaluations at a time both are kept.
+
+    Somebody else's run may not be writable; that is said, and no error.
+
+    Args:
+        directory: The run's.
+        command: ``validate`` or ``test``.
+        checkpoint: The run's, that was scored.
+        found: The scores, and how they were reached.
+    """
+    path, place = directory / EVALUATIONS, checkpoint.resolve().relative_to(directory.resolve())
+    record = {"date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command, "checkpoint": place.as_posix(), **found}
+    line = json.dumps(record, default=str) + "\n"
+    try:
+        with path.open("ab", buffering=0) as file:  # O_APPEND
+            file.write(line.encode())
+    except OSError as error:
+        print(f"{path} can't be written: {error.strerror}; the scores are kept nowhere", file=sys.stderr)
+
+
+def read_evaluations(directory: Path) -> list[dict[str, Any]]:
+    """The records of a run's ``evaluations.jsonl``, oldest first."""
+    path = directory / EVALUATIONS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def stored_config(checkpoint: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """One small run, trained once by the real program and shared by the tests; and ways to call that program."""
 
+import json
 import logging
 import os
 import pickle
@@ -19,8 +20,9 @@ from PIL import Image
 # Before anything imports W&B or Lightning: tests neither ask nor reach for a network.
 os.environ.update(WANDB_MODE="offline", WANDB_ERROR_REPORTING="false", WANDB_SILENT="true")
 os.environ["OMP_NUM_THREADS"] = "1"  # the networks are tiny, and sums then do not depend on the number of threads
-for name in ("WANDB_API_KEY", "WANDB_PROJECT", "PL_GLOBAL_SEED"):
-    os.environ.pop(name, None)
+for name in ("API_KEY", "PROJECT", "ENTITY", "RUN_GROUP", "TAGS", "NAME", "NOTES", "JOB_TYPE", "RUN_ID"):
+    os.environ.pop(f"WANDB_{name}", None)
+os.environ.pop("PL_GLOBAL_SEED", None)
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "configs" / "digits.yaml"
@@ -49,6 +51,19 @@ DROPOUT_RUN = (
     *("--data.eval_batch_size", "32", "--trainer.log_every_n_steps", "5", "--trainer.logger", "false"),
 )
 """A run of that network, in ``./mynet.py``: 20 steps an epoch, logged every 5, and validated in 5 batches."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the others are the CPU's on any machine
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and os.environ.get("GPU_TESTS_ON") != "cpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device, or not asked for one: make gpu")
 
 
 @dataclass
@@ -140,6 +155,13 @@ def start(
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def wandb_records(part: Path) -> list[dict[str, Any]]:
+    """A part of an offline W&B run, read back by W&B's own reader."""
+    command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(part)]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True)
+    return [json.loads(line) for line in shown.stdout.splitlines()]
 
 
 @pytest.fixture(scope="session")

@@ -35,7 +35,7 @@ Weights = dict[str, Tensor]
 def make(ema: float, kind: type[Classifier] = Classifier) -> Classifier:
     torch.manual_seed(0)
     settings: dict[str, Any] = {"num_classes": 10, "mean": [0.5] * 3, "std": [0.3] * 3, "ema": ema}
-    return kind(resnet18(num_classes=10, width=4), partial(SGD, lr=0.02, momentum=0.9), **settings)
+    return kind(resnet18(num_classes=10, width=8), partial(SGD, lr=0.02, momentum=0.9), **settings)
 
 
 def fit(classifier: Classifier, *callbacks: Callback, place: Path, **more: Any) -> Trainer:
@@ -263,7 +263,7 @@ class InValidation(Callback):
             signal.raise_signal(signal.SIGTERM)
 """
 RUN = (
-    *("fit", "--config", CONFIG, "--model.backbone.width", "4", "--trainer.precision", "32-true"),
+    *("fit", "--config", CONFIG, "--model.backbone.width", "8", "--trainer.precision", "32-true"),
     *(
         "--data.batch_size",
         "128",

@@ -140,7 +140,7 @@ def test_zero_init_starts_every_block_as_its_shortcut() -> None:
 
 
 def test_the_short_name_makes_the_class_with_the_same_arguments() -> None:
-    settings: dict[str, Any] = {"num_classes": 7, "in_channels": 2, "stem": "cifar", "width": 4}
+    settings: dict[str, Any] = {"num_classes": 7, "in_channels": 2, "stem": "cifar", "width": 8}
     assert str(resnet18(**settings)) == str(ResNet(**settings))
 
 

@@ -1,8 +1,8 @@
 """What comes back from a run: scores, predictions, a model in a notebook, a start for the next run."""
 
 import csv
-import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ from conftest import CONFIG, SMALL
 import resnet18
 from resnet18.data import Pixels
 from resnet18.errors import RunError
+from resnet18.runs import append_evaluation, read_evaluations
 
 SHORT = (*SMALL, "--trainer.max_epochs", "1", "--trainer.logger", "false", "--trainer.limit_train_batches", "2")
 
@@ -40,13 +41,43 @@ def test_a_run_a_link_or_a_file_is_tested(place: str, lightning, tmp_path: Path,
     assert float(loss) == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-4)
 
 
-def test_test_json_says_what_was_scored(lightning, trained: Path) -> None:
-    assert lightning("test", "--ckpt_path", trained).status == 0
-    record = json.loads((trained / "test.json").read_text())
-    (trained / "test.json").unlink()
-    assert record["checkpoint"].endswith("best.ckpt")
-    assert record["split_hash"] == resnet18.load_run(trained).data.split_hash
-    assert 0 < record["test/top1"] < record["test/top5"] <= 1
+def test_every_evaluation_is_kept_with_what_it_was_made_with(lightning, tmp_path: Path, trained: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("wandb", "evaluations.jsonl"))
+    first = ("test", "--ckpt_path", run, "--flip_tta", "true", "--trainer.limit_test_batches", "1")
+    assert lightning(*first).status == 0
+    assert (
+        lightning("test", "--ckpt_path", run / "checkpoints" / "last.ckpt", "--data.eval_batch_size", "7").status == 0
+    )
+    assert lightning("validate", "--ckpt_path", run).status == 0
+    averaged, plain, validated = resnet18.load_run(run).evaluations
+    assert [found["command"] for found in (averaged, plain, validated)] == ["test", "test", "validate"]
+    assert [found["checkpoint"] for found in (averaged, plain)] == ["checkpoints/best.ckpt", "checkpoints/last.ckpt"]
+    assert [found["flip_tta"] for found in (averaged, plain)] == [True, False]
+    assert averaged["given"] == {"trainer.limit_test_batches": 1}
+    assert plain["given"] == {"data.eval_batch_size": 7}
+    assert validated["given"] == {}
+    assert plain["step"] == 60
+    assert averaged["date"] <= plain["date"] <= validated["date"]
+    assert {found["split_hash"] for found in (averaged, plain)} == {resnet18.load_run(run).data.split_hash}
+    assert 0 < plain["test/top1"] < plain["test/top5"] <= 1
+    assert validated["val/top1"] == pytest.approx(max(resnet18.load_run(run).curve("val/top1")[1]), rel=1e-5)
+
+
+def test_of_evaluations_at_the_same_time_none_is_lost(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    best = tmp_path / "checkpoints" / "best.ckpt"
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda n: append_evaluation(tmp_path, "test", best, {"n": n, "note": 999 * "x"}), range(200)))
+    assert {found["n"] for found in read_evaluations(tmp_path)} == set(range(200))
+
+
+def test_scores_that_cant_be_kept_are_scores_all_the_same(lightning, tmp_path: Path, trained: Path) -> None:
+    run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("wandb", "evaluations.jsonl"))
+    (run / "evaluations.jsonl").symlink_to("/dev/full")
+    done = lightning("validate", "--ckpt_path", run)
+    assert done.status == 0
+    assert "val/top1" in done.out
+    assert "run/evaluations.jsonl can't be written: No space left on device; the scores are kept nowhere" in done.err
 
 
 def test_validate_repeats_the_best_epochs_score(lightning, trained: Path) -> None:
@@ -61,7 +92,6 @@ def test_every_command_reads_a_runs_config(lightning, trained: Path) -> None:
         done = lightning(command, "--config", trained / "config.yaml", "--ckpt_path", trained)
         assert done.status == 0, done.err
         assert "given here" not in done.out
-    (trained / "test.json").unlink()
 
 
 def test_a_value_given_beats_the_stored_one_and_says_so(lightning, trained: Path) -> None:
@@ -157,7 +187,7 @@ def test_a_finished_run_says_so(lightning, trained: Path) -> None:
 def test_weights_alone_do_not_resume(lightning, trained: Path) -> None:
     done = lightning("fit", "--ckpt_path", trained / "checkpoints" / "best.ckpt", "--trainer.max_epochs", "9")
     assert done.status == 2
-    assert "holds weights only; go on from last.ckpt, or --init_from" in done.err
+    assert "holds weights only; resume from last.ckpt, or start anew with --init_from" in done.err
 
 
 @pytest.mark.parametrize("source", ["run", "checkpoint", "state dict"])

@@ -112,7 +112,7 @@ FOREIGN: list[Any] = [
     (builtins.print, "builtins.print"),
     (builtins.exec, "builtins.exec"),
     (os.remove, f"{os.name}.remove"),
-    (pathlib.Path, "pathlib.Path"),
+    (pathlib.Path, f"{pathlib.Path.__module__}.Path"),  # pathlib._local in Python 3.13
     (dict, "builtins.dict"),
     (torch.load, "torch.serialization.load"),
     (nn.Linear(1, 1).load_state_dict, "torch.nn.modules.module.Module.load_state_dict"),

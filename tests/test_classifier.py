@@ -38,12 +38,12 @@ pytestmark = [
 def tiny(num_classes: int = 10, channels: int = 1) -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(channels, 4, 3, padding=1, bias=False),
-        nn.BatchNorm2d(4),
+        nn.Conv2d(channels, 8, 3, padding=1, bias=False),
+        nn.BatchNorm2d(8),
         nn.ReLU(),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
-        nn.Linear(4, num_classes),
+        nn.Linear(8, num_classes),
     )
 
 
@@ -147,7 +147,7 @@ def test_mean_and_standard_deviation_are_in_the_state_and_come_from_it() -> None
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_weights_and_images_are_channels_last_unless_switched_off(channels_last: bool) -> None:
-    backbone = resnet18(num_classes=10, width=4)
+    backbone = resnet18(num_classes=10, width=8)
     seen: list[bool] = []
     backbone.register_forward_pre_hook(
         lambda module, inputs: seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
@@ -300,7 +300,7 @@ def test_predictions_are_the_likeliest_classes_with_their_probabilities() -> Non
 
 
 def test_norm_layers_and_biases_are_spared_from_decay_in_resnet18() -> None:
-    decayed, spared = groups_of(resnet18(width=4))
+    decayed, spared = groups_of(resnet18(width=8))
     assert len(decayed) == 21
     assert len(spared) == 2 * 20 + 1
 
@@ -310,12 +310,12 @@ class Normed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(1, 4, 3)
-        self.norm = nn.LayerNorm([4, 6, 6])
-        self.group = nn.GroupNorm(2, 4)
-        self.attention = nn.MultiheadAttention(4, 2)
+        self.conv = nn.Conv2d(1, 8, 3)
+        self.norm = nn.LayerNorm([8, 6, 6])
+        self.group = nn.GroupNorm(2, 8)
+        self.attention = nn.MultiheadAttention(8, 2)
         self.shift = nn.Module()
-        self.shift.bias = nn.Parameter(torch.zeros(4, 6, 6))
+        self.shift.bias = nn.Parameter(torch.zeros(8, 6, 6))
 
 
 @pytest.mark.parametrize(
@@ -354,7 +354,7 @@ def groups_of(network: nn.Module) -> tuple[set[str], set[str]]:
 
 
 def test_frozen_parameters_are_left_to_no_optimizer() -> None:
-    backbone = resnet18(width=4)
+    backbone = resnet18(width=8)
     backbone.conv1.requires_grad_(False)
     backbone.bn1.requires_grad_(False)
     count = len(list(backbone.parameters())) - 3

@@ -49,8 +49,8 @@ def use(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def network() -> nn.Sequential:
     torch.manual_seed(0)
-    layers = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    return nn.Sequential(*layers, nn.Linear(4, 3))
+    layers = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(8, 3))
 
 
 def make(backbone: nn.Module | None = None, **settings: Any) -> Classifier:

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 import torch
+import wandb
 import yaml
-from conftest import CONFIG, DROPOUT_NET, DROPOUT_RUN, ROOT, SMALL, picture_folder, start
+from conftest import CONFIG, DROPOUT_NET, DROPOUT_RUN, ROOT, SMALL, picture_folder, start, wandb_records
 
 import resnet18
 
@@ -27,20 +28,8 @@ class Stop(Callback):
 SHORT = (*SMALL, "--trainer.max_epochs", "1", "--trainer.logger", "false")
 
 
-def wandb_records(run: Path) -> list[dict[str, Any]]:
-    """The offline W&B run, read back by W&B's own reader."""
-    shown = subprocess.run(
-        [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(run / "wandb" / "latest-run")],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "WANDB_MODE": "offline"},
-    )
-    return [json.loads(line) for line in shown.stdout.splitlines() if line.startswith("{")]
-
-
 def test_a_run_directory_is_whole(trained: Path) -> None:
-    assert {path.name for path in trained.iterdir()} == {
+    assert {path.name for path in trained.iterdir()} - {"evaluations.jsonl"} == {  # which other tests leave
         *("config.yaml", "provenance.json", "metrics.csv", "checkpoints", "wandb")
     }
     assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
@@ -80,7 +69,7 @@ def test_the_schedule_steps_every_step_over_the_whole_run(trained: Path) -> None
 
 
 def test_wandb_holds_config_history_and_summary(trained: Path) -> None:
-    records = wandb_records(trained)
+    records = wandb_records(trained / "wandb" / "latest-run")
     kinds = {record["type"] for record in records}
     assert {"history", "summary"} <= kinds
     text = json.dumps(records)
@@ -99,12 +88,18 @@ def test_wandb_holds_config_history_and_summary(trained: Path) -> None:
 
 
 def test_wandb_knows_how_a_run_ended(lightning, tmp_path: Path, trained: Path) -> None:
-    (ended,) = [record["exit"] for record in wandb_records(trained) if record["type"] == "exit"]
+    (ended,) = [
+        record["exit"] for record in wandb_records(trained / "wandb" / "latest-run") if record["type"] == "exit"
+    ]
     assert ended.get("exit_code", 0) == 0
     done = lightning("fit", "--config", CONFIG, *SMALL, "--model.optimizer.lr", "1e30", "--run_dir", "run")
     assert done.status == 1
     assert "the loss is nan in step " in done.err
-    (ended,) = [record["exit"] for record in wandb_records(tmp_path / "run") if record["type"] == "exit"]
+    (ended,) = [
+        record["exit"]
+        for record in wandb_records(tmp_path / "run" / "wandb" / "latest-run")
+        if record["type"] == "exit"
+    ]
     assert ended["exit_code"] == 1
 
 
@@ -150,7 +145,7 @@ def test_nothing_is_printed_but_what_is_meant(lightning) -> None:
     assert best.endswith(" of 2")
     assert run == f"run     {opening}"
     assert test == "test    lightning test --ckpt_path runs/digits/latest"
-    assert curves == "curves  wandb leet runs/digits/latest/wandb/latest-run"
+    assert curves == "curves  wandb leet runs/digits/latest/wandb"
     assert Path(curves.split()[-1]).resolve().is_dir()
 
 
@@ -283,6 +278,42 @@ def test_no_callback_may_watch_the_test_images(monitor: str, lightning, tmp_path
     assert done.status == 2
     assert f"stop.yaml: trainer.callbacks[0].monitor: {monitor} would choose by the test images" in done.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_environment_beats_a_default_and_a_given_value_the_environment(
+    lightning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    settings = {"PROJECT": "theirs", "ENTITY": "us", "RUN_GROUP": "some", "TAGS": "a,b", "NOTES": "why"}
+    for name, value in {**settings, "JOB_TYPE": "seeds", "NAME": "mine"}.items():
+        monkeypatch.setenv(f"WANDB_{name}", value)
+    wandb.teardown()  # W&B reads the environment once a process
+    request.addfinalizer(wandb.teardown)
+    short = ("fit", "--config", CONFIG, *SMALL, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1")
+    given = ("--trainer.logger.project", "given", "--trainer.logger.name", "so", "--trainer.logger.group", "other")
+    runs = []
+    for directory, options in (("one", ()), ("two", given)):
+        done = lightning(*short, "--run_dir", directory, *options)
+        assert done.status == 0, done.err
+        records = wandb_records(tmp_path / directory / "wandb" / "latest-run")
+        runs.append(next(record["run"] for record in records if record["type"] == "run"))
+    keys = ("project", "entity", "run_group", "tags", "notes", "job_type", "display_name")
+    assert [runs[0][key] for key in keys] == ["theirs", "us", "some", ["a", "b"], "why", "seeds", "mine"]
+    assert [runs[1][key] for key in keys] == ["given", "us", "other", ["a", "b"], "why", "seeds", "so"]
+    config = yaml.safe_load((tmp_path / "one" / "config.yaml").read_text())  # with which the run is resumed anywhere
+    assert config["trainer"]["logger"]["init_args"]["project"] == "theirs"
+
+
+def test_a_run_does_without_links(lightning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **options: Any) -> None:
+        raise OSError(1314, "A required privilege is not held by the client")
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    done = lightning("fit", "--config", CONFIG, *SHORT)
+    assert done.status == 0, done.err
+    assert done.err == ""
+    (run,) = (tmp_path / "runs" / "digits").iterdir()
+    assert f"\nrun     {run.relative_to(tmp_path)}\n" in done.out
+    assert f"\ntest    lightning test --ckpt_path {run.relative_to(tmp_path)}\n" in done.out
 
 
 WANDB = {

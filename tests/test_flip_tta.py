@@ -1,7 +1,6 @@
 """``--flip_tta``: the logits of an image and of its mirror image averaged, in evaluation alone."""
 
 import csv
-import json
 import shutil
 from functools import partial
 from pathlib import Path
@@ -22,7 +21,7 @@ from resnet18 import Classifier
 
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
-    """A copy of the shared run, for ``test.json`` to be written into."""
+    """A copy of the shared run, for its ``evaluations.jsonl`` to be written into."""
     return Path(shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("wandb")))
 
 
@@ -48,7 +47,7 @@ def test_the_scores_are_those_of_the_averaged_logits(lightning, run: Path, by_ha
         done = lightning("test", "--ckpt_path", run, *options)
         assert done.status == 0, done.err
         assert ("  with flip averaging  (" in done.out) == on
-        record = json.loads((run / "test.json").read_text())
+        record = resnet18.load_run(run).evaluations[-1]
         assert record["flip_tta"] is on
         assert record["test/top1"] == pytest.approx((logits.argmax(1) == labels).float().mean().item(), abs=1e-7)
         assert record["test/loss"] == pytest.approx(F.cross_entropy(logits, labels).item(), rel=1e-5)

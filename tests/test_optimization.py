@@ -28,8 +28,8 @@ from resnet18.schedules import OneCycle, Triangular, WarmupCosine
 
 
 def network() -> nn.Sequential:
-    layers = nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    return nn.Sequential(*layers, nn.Linear(4, 10))
+    layers = nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(8, 10))
 
 
 def make(backbone: nn.Module, optimizer: Any = None, **settings: Any) -> Classifier:
@@ -47,7 +47,7 @@ def groups(classifier: Classifier) -> list[tuple[float, float, list[str]]]:
 
 @pytest.mark.parametrize(
     ("backbone", "name"),
-    [(network(), "5"), (resnet18(width=4), "fc"), (nn.Linear(4, 2), ""), (nn.Flatten(), "")],
+    [(network(), "5"), (resnet18(width=8), "fc"), (nn.Linear(4, 2), ""), (nn.Flatten(), "")],
 )
 def test_the_head_is_the_last_layer(backbone: nn.Module, name: str) -> None:
     assert head_name(backbone) == name
@@ -102,7 +102,7 @@ class NoRate(Optimizer):
 
 
 def test_an_optimizer_that_can_not_have_two_rates_says_so() -> None:
-    with pytest.raises(ValueError, match="NoRate has no learning rate for backbone_lr_scale to scale"):
+    with pytest.raises(ValueError, match="backbone_lr_scale must be 1: NoRate has no learning rate"):
         make(network(), NoRate, backbone_lr_scale=0.5).make_optimizer()
     with pytest.raises(ValueError, match="LBFGS doesn't support per-parameter options"):
         make(network(), LBFGS, backbone_lr_scale=0.5).make_optimizer()
@@ -144,7 +144,7 @@ def test_a_schedule_with_rates_of_its_own_is_refused(schedule: Callable[..., LRS
         classifier.make_schedule(classifier.make_optimizer(), 20)
 
     both(1.0)
-    with pytest.raises(ValueError, match="LR sets every group's learning rate itself, and backbone_lr_scale"):
+    with pytest.raises(ValueError, match=r"backbone_lr_scale must be 1: .*LR sets every group's learning rate itself"):
         both(0.5)
 
 
@@ -153,7 +153,7 @@ def test_the_logged_rate_is_the_heads_and_a_wrong_schedule_ends_before_the_run(l
     scaled = (*fit, "--model.backbone_lr_scale", "0.1", "--run_dir", "run")
     done = lightning(*scaled, "--model.schedule", "OneCycleLR", "--model.schedule.max_lr", "0.1")
     assert done.status == 2
-    assert "model.backbone_lr_scale: OneCycleLR sets every group's learning rate" in done.err
+    assert "model.backbone_lr_scale: backbone_lr_scale must be 1: OneCycleLR sets every group's" in done.err
     assert not (tmp_path / "run").exists()
     done = lightning(*scaled, "--model.optimizer.lr", "0.004", "--model.schedule", "null")
     assert done.status == 0, done.err
@@ -175,7 +175,7 @@ def rates_by_hand(schedule: Callable[..., LRScheduler], steps: int) -> list[floa
 
 
 FIT = (
-    *("fit", "--config", CONFIG, "--model.backbone.width", "4", "--trainer.precision", "32-true"),
+    *("fit", "--config", CONFIG, "--model.backbone.width", "8", "--trainer.precision", "32-true"),
     *("--data.batch_size", "256", "--trainer.log_every_n_steps", "1", "--trainer.logger", "false"),
     *("--trainer.max_epochs", "1", "--run_dir", "run", "--model.optimizer.lr", "0.01"),
 )

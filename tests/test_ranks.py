@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -195,20 +196,33 @@ def test_two_ranks_score_every_image_once(unbroken: Path, lightning, monkeypatch
     process = start(["test", "--ckpt_path", run, *two_ranks], unbroken)
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
-    two = json.loads((run / "test.json").read_text())
     monkeypatch.chdir(unbroken)
     one_rank = ("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto")
     assert lightning("test", "--ckpt_path", run, *one_rank).status == 0
-    one = json.loads((run / "test.json").read_text())
+    two, one = resnet18.load_run(run).evaluations[-2:]
     assert two["test/top1"] == one["test/top1"]
     assert two["test/top5"] == one["test/top5"]
     assert two["test/loss"] == pytest.approx(one["test/loss"], rel=1e-6)
 
 
+def test_two_ranks_runs_go_on_as_one_between_epochs_alone(unbroken: Path, lightning, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(MINE)
+    shutil.copytree(run_in(unbroken), tmp_path / "run")
+    one_rank = ("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto", *QUIET)
+    go_on = (*one_rank, "--trainer.max_epochs", "4")
+    done = lightning("fit", "--ckpt_path", "run/checkpoints/previous.ckpt", *go_on)  # after step 56
+    assert (done.status, len(done.err.splitlines())) == (1, 1)
+    assert "has 16 of an epoch's 20 batches of 64 images behind it, and an epoch has 40 of 32 here" in done.err
+    done = lightning("fit", "--ckpt_path", "run", *go_on)
+    assert done.status == 0, done.err
+    assert last(Path("run"))["global_step"] == STEPS + 40
+    assert [row["epoch"] for row in rows(Path("run")) if row["val/loss"]] == ["0", "1", "2", "3"]
+
+
 def test_a_run_that_lost_its_ranks_one_by_one_ends_as_the_unbroken_one(unbroken: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     run = tmp_path / "run"
-    go_on = "go on with: lightning fit --ckpt_path"
+    go_on = "resume with: lightning fit --ckpt_path"
     resume = ("fit", "--ckpt_path", run)
 
     first = start([*RUN, *PAIR, *QUIET, "--run_dir", run], tmp_path, SLOW="0.02")  # one machine: kill its second rank

@@ -17,7 +17,7 @@ from resnet18.errors import RunError
 
 TINY = (
     *("fit", "--config", ROOT / "configs/imagefolder.yaml", "--data.root", "images", "--data.cache_dir", "cache"),
-    *("--data.image_size", "32", "--data.batch_size", "4", "--model.backbone.width", "4"),
+    *("--data.image_size", "32", "--data.batch_size", "4", "--model.backbone.width", "8"),
     *("--trainer.precision", "32-true", "--trainer.log_every_n_steps", "1"),
 )
 STREAMED = ("--data.feed", "streamed", "--data.num_workers", "2", "--data.policy", "trivial")
@@ -208,7 +208,7 @@ def test_a_damaged_archive_is_not_read(tmp_path: Path, monkeypatch: pytest.Monke
 def test_cifar10_trains_by_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lightning) -> None:
     archive_of(CIFAR10, tmp_path / "data", monkeypatch)
     done = lightning(
-        *("fit", "--config", ROOT / "configs/cifar10.yaml", "--model.backbone.width", 4, "--data.batch_size", 30),
+        *("fit", "--config", ROOT / "configs/cifar10.yaml", "--model.backbone.width", 8, "--data.batch_size", 30),
         *("--trainer.max_epochs", 1, "--trainer.precision", "32-true"),
     )
     assert done.status == 0, done.err
@@ -252,7 +252,7 @@ def test_a_source_of_files_is_a_few_lines(tmp_path: Path, lightning) -> None:
     config = yaml.safe_load((ROOT / "configs/imagefolder.yaml").read_text())
     settings = {"root": "pictures", "image_size": 32, "crop": [0.5, 1.0], "batch_size": 4, "cache_dir": "cache"}
     config["data"] = {"class_path": "mydata.Listed", "init_args": settings}
-    config["model"]["backbone"]["init_args"]["width"] = 4
+    config["model"]["backbone"]["init_args"]["width"] = 8
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(config))
     for feed in ("auto", "streamed"):
         options = ("--data.feed", feed, "--data.num_workers", 0, "--trainer.max_epochs", 1)

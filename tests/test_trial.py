@@ -22,7 +22,7 @@ NETS = """
 
     class Deep(nn.Sequential):
         def __init__(self, num_classes: int) -> None:
-            super().__init__(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 9), nn.Flatten(), nn.Linear(4, num_classes))
+            super().__init__(nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 9), nn.Flatten(), nn.Linear(8, num_classes))
 
 
     class Wide(nn.Sequential):
@@ -75,7 +75,7 @@ def classifier(backbone: nn.Module) -> resnet18.Classifier:
 
 
 def test_the_model_is_left_as_it_was() -> None:
-    backbone = resnet18.ResNet(num_classes=10, in_channels=1, width=4, stem="cifar")
+    backbone = resnet18.ResNet(num_classes=10, in_channels=1, width=8, stem="cifar")
     model = classifier(backbone)
     backbone.layer1.eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}

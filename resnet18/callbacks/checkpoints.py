@@ -21,6 +21,7 @@ from resnet18.position import (
     ends_before_its_epoch,
     is_between_steps,
     loop_state,
+    start_epoch,
     step_plateaus_after_resuming,
     validation_follows,
 )
@@ -104,6 +105,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._saved_at, self._saved_step = time.monotonic(), -1
         self._due, self._loops = False, None
+        start_epoch(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -6,6 +6,7 @@ pass alone, with the backward pass already queued behind it, so that the device 
 
 import json
 import math
+import operator
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ from resnet18.callbacks.checkpoints import LastCheckpoint
 from resnet18.callbacks.interrupt import GracefulStop
 from resnet18.data.order import Order
 from resnet18.errors import RunError
-from resnet18.position import batches_done, before_step, is_between_steps, loop_state
+from resnet18.position import before_step, is_between_steps, loop_state, position
 
 REPORT = "diverged.json"
 _SHOWN = 8
@@ -42,20 +43,38 @@ class FiniteLoss(Callback):
     def __init__(self, stop: GracefulStop, last: LastCheckpoint | None) -> None:
         self.stop, self.last = stop, last
         self._agreement: Agreement | None = None
-        self._buffers: list[Tensor] = []
+        # Where buffers are found, not the buffers: after the next forward pass one may be another tensor.
+        self._found: list[dict[str, Tensor | None]] = []
+        self._buffers: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
         self._before: list[Tensor] = []
         self._losses: list[Tensor] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size > 1 or trainer.strategy.root_device.type == "cuda":
             self._agreement = Agreement(trainer)
-        self._buffers = list(pl_module.buffers())
-        self._before = [buffer.clone() for buffer in self._buffers]
-        self._losses = []
+        self._found = [part._buffers for part in pl_module.modules()]
+        self._buffers, self._losses = [], []
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        if not self._losses and self._buffers:  # the first batch of a step
-            torch._foreach_copy_(self._before, self._buffers)
+        if not self._losses:  # the first batch of a step
+            self._note_buffers()
+
+    @torch.no_grad()
+    def _note_buffers(self) -> None:
+        known = [tensor for _, _, tensor in self._buffers]
+        self._buffers = [
+            (found, name, tensor) for found in self._found for name, tensor in found.items() if tensor is not None
+        ]
+        now = [tensor for _, _, tensor in self._buffers]
+        if now and len(known) == len(now) and all(map(operator.is_, known, now)):
+            torch._foreach_copy_(self._before, now)
+        else:
+            self._before = [tensor.clone() for tensor in now]
+
+    @torch.no_grad()
+    def _restore_buffers(self) -> None:
+        for (found, name, tensor), before in zip(self._buffers, self._before, strict=True):
+            found[name] = tensor.copy_(before)
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         self._losses.append(loss.detach())
@@ -77,7 +96,7 @@ class FiniteLoss(Callback):
             if not bad:
                 return
             rank = trainer.world_size - int(bad)
-        torch._foreach_copy_(self._buffers, self._before)
+        self._restore_buffers()
         loops = loop_state(trainer)
         before_step(loops, len(losses) - 1)
         finite = all(bool(parameter.isfinite().all()) for parameter in pl_module.parameters())
@@ -117,10 +136,9 @@ def _images(trainer: Trainer, rank: int, batches: int) -> list[str | int]:
     if not isinstance(order, Order) or part is None:
         return []
     shared = Order(order.count, order.batch_size, order.seed, rank, order.world_size)
-    epoch, done = divmod(batches_done(trainer), int(trainer.num_training_batches))
+    epoch, done = position(trainer)
     first = (done - batches + 1) * order.batch_size
-    positions = shared.epoch(epoch)[first : first + batches * order.batch_size].tolist()
+    places = shared.epoch(epoch)[first : first + batches * order.batch_size].tolist()
     if part.names is not None:
-        return [part.names[position] for position in positions]
-    rows = part.rows
-    return positions if rows is None else rows[positions].tolist()
+        return [part.names[place] for place in places]
+    return places if part.rows is None else part.rows[places].tolist()

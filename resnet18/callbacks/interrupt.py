@@ -20,6 +20,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from resnet18.agreement import Agreement
+from resnet18.averaging import end_validation
 from resnet18.callbacks.checkpoints import LastCheckpoint
 from resnet18.position import at_last_batch, before_validation, is_between_steps, loop_state, validation_follows
 
@@ -113,6 +114,7 @@ class GracefulStop(Callback):
         if received:
             loops = loop_state(trainer)
             before_validation(loops)
+            end_validation(trainer)
             self._stop(trainer, received, loops)
 
     def _stop(self, trainer: Trainer, received: int, loops: dict[str, Any] | None) -> None:

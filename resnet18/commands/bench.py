@@ -1,8 +1,8 @@
 """``lightning bench``: how fast a configuration trains on this machine, and what limits it.
 
 The feed alone, the bare loop that one would write by hand, and ``Trainer.fit`` do the same work, in turns, over several
-rounds of one process; and so do the rungs of :mod:`resnet18.ladder`. Medians over the rounds are shown. Nothing is left
-behind but the file of ``--json``.
+rounds of one process; and so do the rungs of :mod:`resnet18.measuring.ladder`. Medians over the rounds are shown.
+Nothing is left behind but the file of ``--json``.
 """
 
 import copy
@@ -104,9 +104,10 @@ class Bench(Program):
         try:
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
-            schedule = self.model.make_schedule(self.model.make_optimizer(), total_steps=1)
         except (ValueError, TypeError) as error:
-            raise self._blame(error) from error
+            raise self._refused(error, "data") from error
+        self._try_recipe()
+        schedule = self.model.make_schedule(self.model.make_optimizer(), total_steps=1)
         if isinstance(schedule, ReduceLROnPlateau):
             self.model.schedule = None  # it waits for a validation, and there is none
         # A copy, and before the model belongs to a Trainer.
@@ -215,7 +216,7 @@ class Bench(Program):
             table.add_column(column, justify="right", no_wrap=True)
         for row in rows:
             host = "–" if row.host is None else f"{row.host:,.2f}"
-            memory = f"{max(row.peak_bytes) / 1e9:.2f} GB"
+            memory = f"{max(row.peak_bytes) / 1e9:.2f} GB" if row.peak_bytes else "not measured"
             table.add_row(row.name, f"{row.images_per_s:,.0f}", f"{row.ms:,.2f}", host, memory)
         self.console.print(table)
         _, bare_row, fit_row = rows

@@ -44,7 +44,7 @@ class Check(Program):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
         parser.add_argument("--output", type=str, default="check.png", help="The picture of the first batch to write.")
-        parser.add_argument("--steps", type=int, default=60, help="The most steps to learn one batch by heart.")
+        parser.add_argument("--steps", type=int, default=60, help="The most steps to overfit one batch.")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         # One process looks, whatever number is to train.
@@ -68,12 +68,13 @@ class Check(Program):
         self.datamodule.prepare_data()
         try:
             self.datamodule.setup("fit")
-            optimizer = at_peak(network)
             batches = [
                 (images, labels) for images, labels in itertools.islice(self.datamodule.train_dataloader(), BATCHES)
             ]
         except (ValueError, TypeError) as error:
-            raise self._blame(error) from error
+            raise self._refused(error, "data") from error
+        self._try_recipe()
+        optimizer = at_peak(network)
         self._title(network)
         found: list[Finding] = []
         for finding in self._findings(network, optimizer, batches):

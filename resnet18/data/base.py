@@ -8,10 +8,10 @@ from the training images; the test images are loaded for ``test`` and ``predict`
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
-from lightning.pytorch import LightningDataModule
+from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
 from resnet18.data.augment import Augmentation
@@ -19,11 +19,13 @@ from resnet18.data.files import Files
 from resnet18.data.order import Order, Position
 from resnet18.data.resident import EvaluationLoader, Pixels, TrainLoader
 from resnet18.data.splits import fingerprint, stratified_split
-from resnet18.errors import RunError
+from resnet18.errors import RunError, UsageError
 from resnet18.names import counted
-from resnet18.position import batches_done
+from resnet18.position import limited_batches, position, refuse_other_batches
 
 Part = Literal["train", "val", "test"]
+# What every source has to say of its images.
+EXAMPLES = {"class_names": '("cat", "dog")', "mean": "[0.5]", "std": "[0.25]", "input_size": "(1, 28, 28)"}
 
 
 class Place(NamedTuple):
@@ -49,6 +51,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     Raises:
         ValueError: For a value out of range.
+        UsageError: For a source that lacks one of the four attributes below, when it is first asked for.
         RunError: In ``setup``, where what ``load`` gave is not as it should be.
     """
 
@@ -96,6 +99,16 @@ class ImageDataModule(LightningDataModule, ABC):
         self.feed: Literal["resident", "streamed"] = "resident"
         self._moved: tuple[Tensor, Tensor] | None = None
         self._split_hash: str | None = None
+        self._saved_epoch: dict[str, int] = {}  # of the checkpoint that is gone on from
+
+    if not TYPE_CHECKING:  # or every attribute would be there for the type checker
+
+        def __getattr__(self, name: str) -> Any:
+            # Asked here and not at the end of __init__: a subclass may set them after that, or compute them.
+            if name in EXAMPLES and not hasattr(type(self), name):
+                source = f"{type(self).__module__}.{type(self).__qualname__}"
+                raise UsageError(f"data: {source} has no {name}; a source has, for example: {name} = {EXAMPLES[name]}")
+            return self.__getattribute__(name)  # raises what it would without this method
 
     @abstractmethod
     def load(self, part: Part) -> Pixels | Files:
@@ -267,13 +280,28 @@ class ImageDataModule(LightningDataModule, ABC):
         return Place(self.trainer.strategy.root_device, self.trainer.global_rank, self.trainer.world_size)
 
     def _position(self) -> Position:
-        # A pass begins where the Trainer's own count of batches says.
+        # A pass begins where the Trainer's own counters say.
         assert self.trainer is not None
-        return Position(*divmod(batches_done(self.trainer), int(self.trainer.num_training_batches)))
+        epoch, batch = position(self.trainer)
+        self.check_resumed_epoch(self.trainer, batch)
+        # Every epoch has other images; to be overfitted these have to stay.
+        return Position(0 if self.trainer.overfit_batches else epoch, batch)  # type: ignore[attr-defined]
+
+    def check_resumed_epoch(self, trainer: Trainer, done: int) -> None:
+        """Raises RunError where an epoch of which so many batches are done was begun in other batches than now."""
+        refuse_other_batches(done, self._saved_epoch, self._epoch(trainer))
+
+    def _epoch(self, trainer: Trainer) -> dict[str, int]:
+        """An epoch's batches, and the images in one of them over all ranks."""
+        batches = limited_batches(trainer, self.batches(trainer.world_size))
+        return {"batches": batches, "images": self.batch_size * trainer.world_size}
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint keeps of the data, to be compared with the data it is later used on."""
-        return {"split_hash": self.split_hash, "class_names": list(self.class_names)}
+        state: dict[str, Any] = {"split_hash": self.split_hash, "class_names": list(self.class_names)}
+        if self.trainer is not None and self.train is not None:
+            state["epoch"] = self._epoch(self.trainer)
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Compares the data with those that a checkpoint was trained on.
@@ -281,7 +309,8 @@ class ImageDataModule(LightningDataModule, ABC):
         Raises:
             RunError: Where the split or the classes differ: its scores would mean something else.
         """
-        now = self.state_dict()
+        self._saved_epoch = state_dict.get("epoch", {})
+        now = {"split_hash": self.split_hash, "class_names": list(self.class_names)}
         if all(state_dict.get(name, value) == value for name, value in now.items()):
             return
         pairs = enumerate(zip_longest(state_dict.get("class_names", ()), now["class_names"], fillvalue="missing"))

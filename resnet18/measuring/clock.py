@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import gc
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -93,14 +92,19 @@ class PeakMemory:
             with contextlib.suppress(OSError):  # where that is forbidden the peak is that of the process's whole life
                 Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is in use: proc(5)
 
-    def read(self) -> int:
-        """Bytes."""
+    def read(self) -> int | None:
+        """Bytes; None where the system doesn't tell."""
         if self.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.device)
         if sys.platform == "linux":
             status = Path("/proc/self/status").read_text()
             return 1024 * next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of the process's whole life, in bytes on macOS
+        try:
+            import resource
+        except ImportError:  # Windows
+            return None
+        else:
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # of the process's whole life, in bytes on macOS
 
 
 def ready_ahead(loader: Any) -> int:

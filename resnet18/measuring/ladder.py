@@ -28,6 +28,7 @@ from resnet18.data.resident import Pixels
 from resnet18.measuring.clock import Clock, ready_ahead
 from resnet18.measuring.loops import HALF, passes, recipe_of, train
 from resnet18.optimization import make_optimizer
+from resnet18.precision import has_bf16
 
 MOST_WORKERS = 8
 COMPILED = "+ compiled"
@@ -146,11 +147,7 @@ def no_half(device: torch.device, precision: str, half: str) -> str:
         return f"the configuration trains in {precision}"
     if half == "16-mixed":
         return ""
-    if device.type == "cuda":
-        has = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has = device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    return "" if has else f"no bfloat16 arithmetic on this {device.type}"
+    return "" if device.type != "mps" and has_bf16(device.type) else f"no bf16 instructions on this {device.type}"
 
 
 def no_compiler(device: torch.device) -> str:

@@ -94,11 +94,11 @@ def train(
 
 
 def passes(trainer: Trainer) -> Iterator[Iterable[Batch]]:
-    """The Trainer's training loader, over and over; each pass begins where its count of batches says."""
-    done: Any = trainer.fit_loop.epoch_loop.batch_progress.total
+    """The Trainer's training loader, over and over; each pass is the epoch that its counter says."""
+    epochs: Any = trainer.fit_loop.epoch_progress.current
     while True:
         yield trainer.train_dataloader  # type: ignore[misc]
-        done.processed += int(trainer.num_training_batches)
+        epochs.completed += 1
 
 
 def recipe_of(trainer: Trainer) -> Recipe:

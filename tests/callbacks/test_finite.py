@@ -79,6 +79,15 @@ def test_it_says_where_and_keeps_the_step_before(value: str, lightning, tmp_path
     assert kept["lr_schedulers"] == stopped["lr_schedulers"]
 
 
+def test_a_buffer_that_is_another_tensor_after_every_step_is_kept_too(lightning, tmp_path: Path) -> None:
+    makes = "self.drop = nn.Dropout(0.3)\n        self.register_buffer('seen', torch.zeros(()))"
+    takes = "self.seen = self.seen + x.mean().isfinite() * self.training\n        return self.fc("
+    network = DROPOUT_NET.replace("self.drop = nn.Dropout(0.3)", makes).replace("return self.fc(", takes)
+    (tmp_path / "mynet.py").write_text(network + SPOIL)
+    assert lightning(*RUN, "--run_dir", "run", *spoilt(batch=13, value="nan")).status == 1
+    assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["state_dict"]["backbone.seen"] == 13
+
+
 def test_it_goes_on_exactly_from_there(lightning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cured = SPOIL.replace("output * self.value", "output")
     (tmp_path / "mynet.py").write_text(DROPOUT_NET + cured)

@@ -25,8 +25,8 @@ HEAD = ("6.weight", "6.bias")
 
 def network() -> nn.Sequential:
     torch.manual_seed(0)
-    layers = nn.Conv2d(1, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1)
-    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, 3))
+    layers = nn.Conv2d(1, 8, 3, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.AdaptiveAvgPool2d(1)
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(8, 3))
 
 
 def make(optimizer: Any = None) -> Classifier:

@@ -83,7 +83,7 @@ def test_a_run_stopped_anywhere_ends_as_the_unbroken_one(case: str, lightning, t
     assert done.status == 0, done.err
     done = lightning(*RUN, *options, "--run_dir", "broken", *signalled(**where))
     assert done.status == 143, done.err
-    assert "stopped by SIGTERM; go on with: lightning fit --ckpt_path broken/checkpoints/last.ckpt" in done.err
+    assert "stopped by SIGTERM; resume with: lightning fit --ckpt_path broken/checkpoints/last.ckpt" in done.err
     reached = read_checkpoint(tmp_path / "broken" / "checkpoints" / "last.ckpt")["global_step"]
     done = lightning("fit", "--ckpt_path", "broken")
     assert done.status == 0, done.err
@@ -132,7 +132,7 @@ def test_slurm_is_asked_to_queue_the_job_again(
     before = signal.getsignal(signal.SIGUSR1)
     done = lightning(*RUN, "--run_dir", "run", *signalled(epoch=1, batch=3, signum=int(signal.SIGUSR1)))
     assert done.status == 128 + signal.SIGUSR1, done.err
-    assert "stopped by SIGUSR1; go on with: lightning fit --ckpt_path run/checkpoints/last.ckpt" in done.err
+    assert "stopped by SIGUSR1; resume with: lightning fit --ckpt_path run/checkpoints/last.ckpt" in done.err
     assert (tmp_path / "asked").read_text() == "requeue 42\n"
     assert ("job 42 is not queued again: Access denied" if refused else "job 42 is queued again") in done.err
     assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 24

@@ -1,5 +1,6 @@
 """``lightning bench``: the same work three ways, what it prints and writes, and that it leaves nothing behind."""
 
+import ast
 import json
 import re
 import signal
@@ -7,16 +8,18 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from conftest import CONFIG, SMALL, start
+from conftest import CONFIG, ROOT, SMALL, start
 
 from resnet18.commands.bench import BARE, FEED, FIT, Bench
 from resnet18.measuring.clock import DRAIN_S, PROBES, Clock, PeakMemory
 from resnet18.measuring.ladder import StockImages, stock_transform
 from resnet18.measuring.result import Measured, limited_by
+from resnet18.precision import has_bf16
 
 BENCH = ("bench", "--config", CONFIG, *SMALL, "--steps", "2")
 FLOAT32 = "float32, N×C×H×W, DataLoader"
@@ -64,11 +67,13 @@ def test_measures_prints_and_writes(lightning, tmp_path: Path) -> None:
         "+ bf16-mixed",
         FEED_RUNG,
     ]
-    for rung in (stock, layout, half, own):
+    for rung in (stock, layout, half, own) if has_bf16("cpu") else (stock, layout, own):
         consistent(rung, 64)
         assert re.search(rf"{re.escape(rung['name'])} +{rung['images_per_s']:,.0f} ", done.out)
     factor = stock["ms_a_step"] / own["ms_a_step"]
     assert re.search(rf"{re.escape(FEED_RUNG)} .* {factor:.2f}\b", done.out)
+    assert ("missing" in half) == (not has_bf16("cpu"))
+    assert half.get("missing", "") in done.out
     assert "torch.compile fails" in compiled["missing"]
     assert compiled["missing"] in done.out
 
@@ -283,10 +288,31 @@ def test_the_peak_is_that_since_it_was_asked_for_and_readable_where_it_can_not_b
     whole = PeakMemory(torch.device("cpu")).read()
     del large
     after = PeakMemory(torch.device("cpu")).read()
+    assert whole is not None
+    assert after is not None
     assert after < whole - 100_000_000
 
     def forbidden(*_: object) -> None:
         raise PermissionError
 
     monkeypatch.setattr(Path, "write_text", forbidden)
-    assert PeakMemory(torch.device("cpu")).read() >= after
+    forbidden_to_set_back = PeakMemory(torch.device("cpu")).read()
+    assert forbidden_to_set_back is not None
+    assert forbidden_to_set_back >= after
+
+
+def test_where_the_system_does_not_tell_the_memory_is_not_measured(lightning, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet18.measuring.clock.sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setitem(sys.modules, "resource", None)  # importing it fails, as on Windows
+    done = lightning(*BENCH, "--ladder", "false", "--json", "bench.json")
+    assert done.status == 0, done.err
+    assert done.out.count("not measured") == 3
+    assert [row["peak_memory_bytes"] for row in json.loads(Path("bench.json").read_text())["rows"]] == [None] * 3
+
+
+def test_no_module_needs_what_windows_lacks_to_be_imported() -> None:
+    for path in (ROOT / "resnet18").rglob("*.py"):
+        for node in ast.parse(path.read_text()).body:
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert not {"fcntl", "grp", "posix", "pwd", "resource", "termios"} & set(names), path
