@@ -17,6 +17,7 @@ from kill_and_resume import Way, differences, go_on, kill, prepare
 
 from resnet18 import load_run
 from resnet18.checkpoints import read_checkpoint
+from resnet18.data import Pixels
 
 CALLBACKS = """
 import os
@@ -85,7 +86,7 @@ def test_a_run_trains_is_scored_predicts_and_loads_on_the_cpu(
     options = (*recipe, *epochs, "--trainer.logger", "false", "--run_dir", "run")
     done = lightning("fit", "--config", CONFIG, *on, *options)
     assert (done.status, done.err) == (0, "")
-    assert f"on {device}, {precision};" in done.out
+    assert f"on {device}, {precision}\n" in done.out
     done = lightning("test", "--ckpt_path", "run")
     assert (done.status, done.err) == (0, "")
     top1 = re.search(r"test/top1 ([\d.]+) %", done.out)
@@ -102,6 +103,7 @@ def test_a_run_trains_is_scored_predicts_and_loads_on_the_cpu(
     # What the device found likeliest, the CPU does too, but for images where two classes are a rounding apart.
     data = load_run("run").data
     data.setup("test")
+    assert isinstance(data.test, Pixels)
     with torch.no_grad():
         logits = model.eval()(data.test.images.permute(0, 3, 1, 2)).float()
     agree = [str(label) == row["class"] for label, row in zip(logits.argmax(1).tolist(), rows, strict=True)]

@@ -14,7 +14,7 @@ from devices import GPU, everywhere, on_gpu, trainer_on
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from resnet18 import Classifier, ResNet
+from resnet18 import Classifier, ImageFolder, ResNet
 from resnet18.agreement import Agreement
 from resnet18.averaging import WeightAverage
 from resnet18.data import ImageDataModule, Pixels, TrainLoader
@@ -68,14 +68,14 @@ def test_fifty_steps_between_log_points_do_not_wait_for_the_device(
     assert mynet.Forbid.count == 50
 
 
-def gradients(backbone: nn.Module, images: Tensor, labels: Tensor, compiled: bool) -> tuple[float, Tensor]:
-    device = images.device
+def gradients(backbone: nn.Module, images: Tensor, labels: Tensor, **options: bool) -> tuple[float, Tensor]:
     made = partial(SGD, lr=0.1)
-    model = Classifier(copy.deepcopy(backbone), made, num_classes=10, mean=[0.3], std=[0.4], compile=compiled)
-    model.to(device).train().setup("fit")
+    model = Classifier(copy.deepcopy(backbone), made, num_classes=10, mean=[0.3], std=[0.4], **options)
+    model.to(images.device).train().setup("fit")
     loss = model.training_step((images, labels), 0)
     loss.backward()
-    return loss.item(), torch.cat([parameter.grad.flatten().double().cpu() for parameter in model.parameters()])
+    found = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    return loss.item(), torch.cat([gradient.flatten().double().cpu() for gradient in found])
 
 
 @on_gpu
@@ -88,11 +88,13 @@ def test_a_compiled_step_is_the_eager_one(device: str, channels_last: bool, monk
     numbers = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (32, 1, 8, 8), dtype=torch.uint8, generator=numbers).to(device)
     labels = torch.randint(0, 10, (32,), generator=numbers).to(device)
-    (loss, eager), (compiled_loss, compiled) = (gradients(backbone, images, labels, flag) for flag in (False, True))
+    (loss, eager), (compiled_loss, compiled) = (
+        gradients(backbone, images, labels, channels_last=channels_last, compile=flag) for flag in (False, True)
+    )
     assert compiled_loss == pytest.approx(loss, rel=1e-5)
     assert (compiled - eager).norm() < 1e-4 * eager.norm()
     # And both are the CPU's.
-    here, expected = gradients(backbone, images.cpu(), labels.cpu(), False)
+    here, expected = gradients(backbone, images.cpu(), labels.cpu())
     assert loss == pytest.approx(here, rel=1e-4)
     assert (eager - expected).norm() < 1e-3 * expected.norm()
 
@@ -183,8 +185,6 @@ def test_the_images_are_on_the_device_once(device: str) -> None:
 @on_gpu
 def test_streamed_batches_are_pinned_for_the_device(device: str, tmp_path: Path) -> None:
     picture_folder(tmp_path / "train", "ab", each=12)
-    from resnet18 import ImageFolder
-
     data = ImageFolder(root=str(tmp_path), image_size=16, feed="streamed", num_workers=2, batch_size=4)
     assert isinstance(data, ImageFiles)
     data.setup("fit")
