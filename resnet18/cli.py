@@ -66,6 +66,8 @@ class Program(Arguments):
     def before_instantiate_classes(self) -> None:
         self._choose_precision()
         self.finder = take_finder(self.config.trainer)
+        if self.finder is not None:
+            take_finder(self.given.trainer)
         dumped = self.parser.dump(self.config, skip_link_targets=True, skip_unset=False)
         # What jsonargparse writes before a name that might be a function's: ModelPruning's pruning_fn.
         config = yaml.safe_load(dumped.replace("Unable to serialize instance ", ""))
@@ -292,8 +294,7 @@ class Program(Arguments):
             if isinstance(logger, WandbLogger):
                 start_wandb(logger, self.metrics_file)
             logger.log_hyperparams({**self.record, "versions": versions()})
-        say(opening(self.directory, self.model, self.datamodule, self.trainer))
-        say(f"precision {self.trainer.precision}: {self.precision_reason}")
+        say(opening(self.directory, self.model, self.datamodule, self.trainer, self.precision_reason))
 
     @rank_zero_only
     def _close_run(self) -> None:

@@ -36,7 +36,7 @@ def take_finder(trainer: Namespace) -> dict[str, Any] | None:
     for callback in callbacks:
         if isinstance(callback, Namespace) and import_object(callback.class_path) is LearningRateFinder:
             trainer.callbacks = [one for one in callbacks if one is not callback] or None
-            return vars(callback.init_args)
+            return vars(callback.get("init_args", Namespace()))
     return None
 
 
