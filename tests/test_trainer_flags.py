@@ -187,5 +187,5 @@ def test_a_fused_optimizer_clips_nothing_that_is_scaled() -> None:
     trainer = Trainer(accelerator="cpu", plugins=[scaled], gradient_clip_val=1.0, logger=False)
     weights = [torch.nn.Parameter(torch.zeros(1))]
     check_clipping(trainer, torch.optim.AdamW(weights))
-    with pytest.raises(UsageError, match="a fused AdamW can't clip in 16-mixed; --model.optimizer.fused false"):
+    with pytest.raises(UsageError, match=r"a fused AdamW can't clip in 16-mixed; --model\.optimizer\.fused false"):
         check_clipping(trainer, torch.optim.AdamW(weights, fused=True))
