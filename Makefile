@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup fit test lint format lock bench notebooks clean
+.PHONY: help setup fit test gpu lint format lock bench notebooks clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -29,6 +29,9 @@ fit: $(READY) ## train configs/digits.yaml; CONFIG=… for another, ARGS="--mode
 
 test: $(READY) ## run every test, on up to four cores
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+
+gpu: $(READY) ## run the tests that need a GPU, and measure it, into benchmarks/results/gpu.json
+	$(BIN)/python benchmarks/gpu.py $(ARGS)
 
 lint: $(READY) ## ruff, and pyrefly for the types
 	$(BIN)/ruff check .

@@ -116,12 +116,12 @@ class Program(Arguments):
         if loggers is True:
             self.config.trainer.logger = loggers = self.parser.get_defaults().trainer.logger
         for logger in loggers if isinstance(loggers, list) else [loggers]:
-            arguments = logger.get("init_args") if isinstance(logger, Namespace) else None
-            if arguments is None:
+            if not isinstance(logger, Namespace) or (arguments := logger.get("init_args")) is None:
                 continue
             if "save_dir" in arguments:
                 arguments["save_dir"] = str(self.directory.absolute())  # W&B's service works in a directory of its own
-            if issubclass(import_object(logger.class_path), WandbLogger):
+            made = import_object(logger.class_path)
+            if isinstance(made, type) and issubclass(made, WandbLogger):
                 arguments["id"] = self.run_id
                 given = arguments.get("name") or os.environ.get("WANDB_NAME")
                 arguments["name"] = given or f"{self.experiment}/{self.run_id}"

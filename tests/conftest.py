@@ -53,6 +53,19 @@ DROPOUT_RUN = (
 """A run of that network, in ``./mynet.py``: 20 steps an epoch, logged every 5, and validated in 5 batches."""
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.option.markexpr != "gpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the others are the CPU's on any machine
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and os.environ.get("GPU_TESTS_ON") != "cpu":
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("no CUDA device, or not asked for one: make gpu")
+
+
 @dataclass
 class Done:
     """What a command gave: its exit status and what it wrote to both streams."""

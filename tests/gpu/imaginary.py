@@ -20,6 +20,7 @@ from lightning.pytorch.accelerators import CPUAccelerator, CUDAAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 import resnet18
@@ -81,8 +82,10 @@ class _Generator(torch.Generator):
 
     device_seeds: ClassVar[set[int]] = set()
 
+    wanted: str
+
     def __new__(cls, device: Any = "cpu") -> Any:
-        made = super().__new__(cls, "cpu")
+        made: Any = torch.Generator.__new__(cls, "cpu")  # pyrefly: ignore[bad-argument-count]
         made.wanted = torch.device(device).type
         return made
 
@@ -108,7 +111,8 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Iterator[Device]:
     """The device, and what torch has of it beside tensors."""
     monkeypatch.setattr(torch, "Generator", _Generator)
     monkeypatch.setattr("torch.cuda.amp.common.amp_definitely_not_available", lambda: False)  # nor autocast
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda *_, **__: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_, **__: DEVICE)
     monkeypatch.setattr(torch.cuda, "Stream", _Stream)
     monkeypatch.setattr(torch.cuda, "Event", _Event)
     monkeypatch.setattr(torch.cuda, "current_stream", _Stream)
@@ -132,10 +136,12 @@ class Strategy(SingleDeviceStrategy):
     def __init__(self) -> None:
         super().__init__(DEVICE)
 
-    def backward(self, closure_loss: Tensor, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        self.precision_plugin.pre_backward(closure_loss, self.lightning_module)
-        for parameter in self.lightning_module.parameters():
+    def backward(self, closure_loss: Tensor, optimizer: Optimizer | None, *args: Any, **kwargs: Any) -> Tensor:
+        module = self.lightning_module
+        assert module is not None
+        self.precision_plugin.pre_backward(closure_loss, module)
+        for parameter in module.parameters():
             parameter.grad = torch.zeros_like(parameter)
-        self.precision_plugin.post_backward(closure_loss, self.lightning_module)
+        return self.precision_plugin.post_backward(closure_loss, module)
 
     def teardown(self) -> None: ...  # which takes the weights back to the CPU

@@ -25,11 +25,19 @@ CASES = {
     "shift, flip and cutout": ("--data.translate", "1", "--data.flip", "true", "--data.cutout", "3"),
     "crop": (*IMAGES, "--data.crop", "[0.5, 1]", "--data.flip", "true", "--data.feed", "resident"),
     "streamed": (*IMAGES, "--data.feed", "streamed", "--data.num_workers", "0"),
-    "mixed images": ("--model.mixup", "0.2", "--model.cutmix", "1", "--model.loss", "binary_cross_entropy"),
-    "sums of gradients": ("--trainer.accumulate_grad_batches", "2", "--trainer.log_every_n_steps", "2"),
+    "mixed images, in sums of gradients": (
+        *("--model.mixup", "0.2", "--model.cutmix", "1", "--model.loss", "binary_cross_entropy"),
+        *("--trainer.accumulate_grad_batches", "2", "--trainer.log_every_n_steps", "2"),
+    ),
     "average": ("--model.ema", "0.9", "--model.label_smoothing", "0.1", "--trainer.gradient_clip_val", "1"),
-    "fused": ("--model.optimizer", "AdamW", "--model.optimizer.fused", "true"),
-    "bf16-mixed": ("--trainer.precision", "bf16-mixed", "--model.ema", "0.9"),
+    "bf16-mixed": (
+        "--trainer.precision",
+        "bf16-mixed",
+        "--model.optimizer",
+        "AdamW",
+        "--model.optimizer.fused",
+        "true",
+    ),
     "bf16-true": ("--trainer.precision", "bf16-true", "--model.ema", "0.9"),
     "16-mixed": ("--trainer.precision", "16-mixed", "--model.ema", "0.9"),
 }
