@@ -32,6 +32,7 @@ from resnet18.config_values import FOLDER_NAMES, can_name_a_folder
 from resnet18.errors import RunError, UsageError
 from resnet18.lightning_parts import (
     as_list,
+    check_clipping,
     check_flags,
     check_limits,
     check_resuming,
@@ -65,9 +66,7 @@ class Program(Arguments):
 
     def before_instantiate_classes(self) -> None:
         self._choose_precision()
-        self.finder = take_finder(self.config.trainer)
-        if self.finder is not None:
-            take_finder(self.given.trainer)
+        self.finder, _ = take_finder(self.config.trainer), take_finder(self.given.get("trainer", Namespace()))
         dumped = self.parser.dump(self.config, skip_link_targets=True, skip_unset=False)
         # What jsonargparse writes before a name that might be a function's: ModelPruning's pruning_fn.
         config = yaml.safe_load(dumped.replace("Unable to serialize instance ", ""))
@@ -206,6 +205,8 @@ class Program(Arguments):
             trainer = self.trainer_class(**settings)
         except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
             raise self._refused(error, "trainer") from error  # some for what this machine does not have
+        if not trainer.is_global_zero:  # whose directory is another
+            settings["profiler"].dirpath = settings["profiler"].filename = None
         clip_fused(trainer)
         last = self.config_init["last"] if self.command == "fit" else None
         prepare_ranks(trainer, self.command, last, settings["sync_batchnorm"] is True)
@@ -254,6 +255,7 @@ class Program(Arguments):
             raise self._refused(error, "data") from error
         check_limits(self.trainer, batches, self.datamodule)
         self._try_recipe(planned_steps(self.trainer, batches))
+        check_clipping(self.trainer, self.model.make_optimizer())
         self._compare_data()
         try_one_image(self.model, self.datamodule.input_size, self.trainer.strategy.root_device)
 

@@ -23,6 +23,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.callbacks.timer import Interval
 from lightning.pytorch.plugins import MixedPrecision, Precision
+from torch.optim import Optimizer
 
 from resnet18.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from resnet18.checkpoints import BEST, LAST, PREVIOUS
@@ -234,3 +235,17 @@ def clip_fused(trainer: Trainer) -> None:
     plugin = trainer.precision_plugin
     if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
         plugin.clip_gradients = partial(Precision.clip_gradients, plugin)  # type: ignore[method-assign]
+
+
+def check_clipping(trainer: Any, optimizer: Optimizer) -> None:
+    """Looks whether gradients can be clipped, where they are scaled; Lightning would find out in the first step.
+
+    Raises:
+        UsageError: For a fused optimizer, which takes the scale off by itself.
+    """
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if trainer.gradient_clip_val and scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+        raise UsageError(
+            f"trainer.gradient_clip_val: a fused {type(optimizer).__name__} can't clip in {trainer.precision}; "
+            "--model.optimizer.fused false"
+        )

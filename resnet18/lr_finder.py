@@ -32,11 +32,11 @@ _TRIAL = {  # 100 steps by default, whatever the run's length; nothing is logged
 
 def take_finder(trainer: Namespace) -> dict[str, Any] | None:
     """Takes the finder out of a Trainer's configuration; returns its arguments, None where there is none."""
-    callbacks = as_list(trainer.callbacks)
+    callbacks = as_list(trainer.get("callbacks"))
     for callback in callbacks:
         if isinstance(callback, Namespace) and import_object(callback.class_path) is LearningRateFinder:
             trainer.callbacks = [one for one in callbacks if one is not callback] or None
-            return vars(callback.get("init_args", Namespace()))
+            return dict(vars(callback.get("init_args") or Namespace()))
     return None
 
 

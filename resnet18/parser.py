@@ -119,8 +119,6 @@ def explain(message: str, options: Iterable[str]) -> KeyedError:
         return KeyedError(key, f"{found[1]} is not a model, optimizer, schedule, data source, logger or callback")
     if found := re.search(r"module '([\w.]+)' has no attribute '(\w+)'", message):
         return KeyedError(key, f"{found[1]} has no {found[2]}" + hint(found[2], dir(importlib.import_module(found[1]))))
-    if found := re.findall(r"Requirement '([^']+)' not met", message):  # of several the last is the plainest
-        return KeyedError(key, f"it needs {found[-1]}, which is not installed: pip install '{found[-1]}'")
     if found := re.search(r"(?:class_path '([\w.]+)'[\s\S]*)?No module named '([\w.]+)'", message):
         if found[1] and not f"{found[1]}.".startswith(f"{found[2]}."):
             return KeyedError(key, f"{found[1]} imports {found[2]}, which is not installed")
@@ -195,6 +193,8 @@ def _given_value(message: str) -> str | None:
 
 def innermost(message: str) -> str:
     """What a message of many lines says, in three at the most."""
+    if missing := re.findall(r"Requirement '([^']+)' not met", message):  # any of several
+        return f"it needs {missing[-1]}, which is not installed: pip install '{missing[-1]}'"
     lines = [" ".join(line.split()).removeprefix("- ") for line in message.splitlines() if line.strip()]
     noise = (
         *("Parser key", "Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a <class 'NoneType'>"),

@@ -210,7 +210,7 @@ def test_copies_of_the_module_and_of_its_writer(lightning, tmp_path: Path) -> No
         "def trainers():\n"
         "    return sum(isinstance(one, Trainer) for one in gc.get_objects())\n"
         "class Copy(Callback):\n"
-        "    def on_train_batch_end(self, trainer, module, *args):\n"
+        "    def on_train_start(self, trainer, module):\n"
         "        before = trainers()\n"
         "        assert copy.deepcopy(module).backbone is not module.backbone\n"
         "        assert trainers() == before\n"
