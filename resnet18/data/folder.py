@@ -50,11 +50,16 @@ class ImageFolder(ImageFiles):
         self.root = Path(root).expanduser()
         self.class_names = self._classes("train")
         self.has_val = "val" in self.folders and (self.root / self.folders["val"]).is_dir()
+        self.has_test = (self.root / self.folders["test"]).is_dir()
         super().__init__(crop=crop, flip=flip, batch_size=batch_size, **kwargs)
 
     def _classes(self, part: Part) -> tuple[str, ...]:
         place = self.root / self.folders[part]
         if not place.is_dir():
+            if part == "train" and self.root.is_dir() and self.root.resolve().name in self.folders.values():
+                raise RunError(
+                    f"data.root: {self.root} has no {place.name}/; give {self.root.resolve().parent} instead"
+                )
             missing = place if self.root.is_dir() else self.root
             raise RunError(f"data.root: there is no directory {missing}; {place / '<class>'}/ with images is expected")
         classes = tuple(sorted(entry.name for entry in place.iterdir() if entry.is_dir() and entry.name[0] != "."))
