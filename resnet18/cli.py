@@ -213,6 +213,7 @@ class Program(Arguments):
             except (ValueError, TypeError) as error:
                 raise self._blame(error) from error
             self._compare_data()
+            self.datamodule.check_resumed_epoch(self.trainer, batches_into_epoch(self.checkpoint))
             try_one_image(self.model, self.datamodule.input_size, self.trainer.strategy.root_device)
             if not is_dry_run(self.trainer):
                 self._open_run()
@@ -271,9 +272,6 @@ class Program(Arguments):
         for state in self.checkpoint.values():
             if isinstance(state, dict) and "split_hash" in state:  # under the name of the source, whichever it was
                 self.datamodule.load_state_dict(state)
-        if self.command == "fit" and self.checkpoint:
-            loops = self.checkpoint["loops"]["fit_loop"]
-            self.datamodule.check_resumed_epoch(self.trainer, batches_into_epoch(loops))
 
     @rank_zero_only
     def _report(self, stage: str, results: Any) -> None:
