@@ -6,6 +6,7 @@ Everything is read with ``weights_only=True``: tensors and plain values. A run i
 
 import difflib
 import pickle
+import re
 import sys
 import zipfile
 from collections.abc import Sequence
@@ -18,6 +19,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from resnet18.errors import RunError
 
 FOLDER, BEST, LAST, PREVIOUS = "checkpoints", "best.ckpt", "last.ckpt", "previous.ckpt"
+ZIP_START = b"PK\x03\x04"
+LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # what torch.save wrote before it wrote archives
 CONFIG_KEY = "config"  # where a checkpoint keeps the configuration of its run
 
 
@@ -47,30 +50,61 @@ def run_directory(checkpoint: Path) -> Path | None:
     return run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The content of a checkpoint or a state dict, on the CPU.
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """The content of a checkpoint or a state dict.
 
     Raises:
-        RunError: For a file that is cut off or is no checkpoint, and for one that carries pickled code.
+        RunError: For a file that is cut off, damaged or no checkpoint, and for one that carries pickled code.
     """
     try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                if damaged := archive.testzip():  # torch does not look at the checksums that it writes
-                    raise RunError(f"{path} is damaged: {damaged} is not what was written")
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            start = file.read(64)
+        if start.startswith(ZIP_START):
+            _check_archive(path)
+        elif not start.startswith(LEGACY_START):  # torch would take any bytes for instructions of pickle's
+            raise RunError(f"{path} {_what_it_is(start)}")
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except RunError:
+        raise
     except pickle.UnpicklingError as error:
-        if "Unsupported global" in str(error) or "weights_only" in str(error).lower():
-            culprit = _named_global(str(error))
-            raise RunError(
-                f"{path} carries pickled code{culprit} and was not loaded: a checkpoint holds tensors and plain values"
-            ) from None
-        raise RunError(f"{path} is not a checkpoint: {_first_line(error)}") from None
-    except (RuntimeError, EOFError, ValueError, OSError, KeyError, zipfile.BadZipFile) as error:
-        raise RunError(f"{path} is cut off or not a checkpoint: {_first_line(error)}") from None
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        if named is None:
+            raise RunError(f"{path} is damaged: {_first_line(error)}") from None
+        raise RunError(
+            f"{path} carries pickled code ({named[1]}) and was not loaded: a checkpoint holds tensors and plain values"
+        ) from None
+    except EOFError:
+        raise RunError(f"{path} is cut off") from None
+    except Exception as error:  # whatever a damaged file makes of torch's reader
+        raise RunError(f"{path} can't be read: {_first_line(error)}") from None
     if not isinstance(content, dict):
         raise RunError(f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict")
     return content
+
+
+def _check_archive(path: Path) -> None:
+    if not zipfile.is_zipfile(path):
+        raise RunError(f"{path} is cut off: it begins as a checkpoint does, and its end is missing")
+    with zipfile.ZipFile(path) as archive:
+        if not any(name.endswith("/data.pkl") for name in archive.namelist()):
+            raise RunError(f"{path} is a ZIP archive, but not a checkpoint: torch.save did not write it")
+        if damaged := archive.testzip():  # torch does not look at the checksums that it writes
+            raise RunError(f"{path} is damaged: {damaged} is not what was written")
+
+
+def _what_it_is(start: bytes) -> str:
+    """What to say of a file that torch has not written, from its first bytes."""
+    if not start:
+        return "is empty"
+    if start[0] == 0x80 and start[1:2] <= b"\x05":
+        return "is a pickle that torch.save did not write, and was not loaded, for it could run code"
+    line = start.decode(errors="replace").lstrip().partition("\n")[0].strip()
+    kind = (
+        f"it begins with {line[:40]!r}"
+        if line.isprintable() and "\ufffd" not in line
+        else "torch.save did not write it"
+    )
+    return f"is not a checkpoint: {kind}"
 
 
 def read_resumable(place: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -94,11 +128,6 @@ def read_resumable(place: str | Path) -> tuple[Path, dict[str, Any]]:
 @rank_zero_only
 def _warn(text: str) -> None:
     print(text, file=sys.stderr)
-
-
-def _named_global(message: str) -> str:
-    _, found, rest = message.partition("GLOBAL ")
-    return f" ({rest.split()[0]})" if found else ""
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ anything is made: a class must be of one of the kinds below, and a function must
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -80,6 +81,12 @@ def callables(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield from callables([config.func, *config.args, config.keywords], key)
     elif callable(config) and not isinstance(config, (*KINDS, os.PathLike)):
         yield key, config
+
+
+def missing_module(error: Exception) -> str:
+    """What to say where jsonargparse could not import what a class path names; empty for any other error."""
+    found = re.search(r"No module named '([\w.]+)'", str(error))
+    return f"there is no module {found[1]}; put its folder on sys.path, or install it" if found else ""
 
 
 def import_object(path: str) -> Any:

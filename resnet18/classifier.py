@@ -30,6 +30,7 @@ from resnet18.compilation import compile_in_place
 from resnet18.errors import RunError
 from resnet18.head import head_of
 from resnet18.hyperparameters import described_model, plain_values
+from resnet18.inputs import check_pixels, check_size, checked_statistics, memory_format
 from resnet18.losses import Loss, check_loss, training_loss
 from resnet18.metrics import MeanLoss, Mode, check_watched, mode_of
 from resnet18.mixing import Mixing
@@ -70,7 +71,8 @@ class Classifier(LightningModule):
         schedule_interval: How often the schedule steps; see :func:`~resnet18.optimization.schedule_settings` for the
             default.
         label_smoothing: Of the training loss; the losses of validation and test are plain cross-entropy.
-        channels_last: Keep weights and images as N×H×W×C in memory: the same network, faster convolutions.
+        channels_last: Keep weights and images as N×H×W×C in memory: the same network, faster convolutions. Not done to
+            very narrow networks, see :func:`~resnet18.inputs.memory_format`.
         compile: Compile the backbone before training; see :func:`~resnet18.compilation.compile_in_place`.
         mixup: Alpha of MixUp, 0 for none; ``train/loss`` is the loss of mixed images. See :mod:`resnet18.mixing`.
         cutmix: Likewise of CutMix.
@@ -88,7 +90,7 @@ class Classifier(LightningModule):
 
     Raises:
         ValueError: For a value out of range or a count that does not fit another.
-        TypeError: In ``forward`` and ``normalize``, for images that are not uint8.
+        TypeError: In ``forward`` and ``normalize``, for what is no uint8 tensor; ValueError for one of another shape.
         RunError: Where validation or test meets a loss that is not finite.
     """
 
@@ -117,29 +119,23 @@ class Classifier(LightningModule):
         check_loss(loss, label_smoothing)
         if not 0 < backbone_lr_scale < math.inf:
             raise ValueError(f"backbone_lr_scale must be above 0 and finite, not {backbone_lr_scale}")
-        if len(mean) != len(std):
-            raise ValueError(f"mean has {counted(len(mean), 'channel')} and std {len(std)}")
-        if not all(map(math.isfinite, mean)):
-            raise ValueError(f"mean must be finite, not {list(mean)}")
-        if not all(0 < value < math.inf for value in std):
-            raise ValueError(f"std must be above 0 and finite, not {list(std)}")
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"{counted(len(class_names), 'class name')} for {num_classes} classes")
-        mean, std = [float(value) for value in mean], [float(value) for value in std]  # NumPy's too
+        mean, std = checked_statistics(mean, std)
         with warnings.catch_warnings():
             # "Attribute 'backbone' is an instance of nn.Module": on_save_checkpoint leaves it out.
             warnings.filterwarnings("ignore", message="Attribute 'backbone'")
             self.save_hyperparameters(logger=False)
-        self.backbone = backbone.to(memory_format=torch.channels_last) if channels_last else backbone
+        self.memory_format = memory_format(backbone, channels_last)
+        self.backbone = backbone.to(memory_format=self.memory_format)
         self.optimizer, self.schedule, self.schedule_interval = optimizer, schedule, schedule_interval
-        self.label_smoothing, self.channels_last, self.compile_backbone = label_smoothing, channels_last, compile
+        self.label_smoothing, self.compile_backbone = label_smoothing, compile
         self.loss, self.backbone_lr_scale = loss, backbone_lr_scale
         self.averaging = Averaging(ema)
         self.mixing = Mixing(mixup, cutmix, num_classes)
         self.flip_tta = False
         """Let validation, test and prediction average the logits of an image and its mirror image; never in fitting."""
-        self._fitting = False
-        self._loops: dict[str, Any] | None = None  # the counters of the checkpoint that is gone on from
+        self._fitting = self._in_trainer = False
         self.num_classes = num_classes
         self.class_names = list(class_names) if class_names else [str(number) for number in range(num_classes)]
         self.input_size = tuple(input_size) if input_size else None
@@ -159,15 +155,16 @@ class Classifier(LightningModule):
         self.val_scores, self.test_scores = collection.clone(prefix="val/"), collection.clone(prefix="test/")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits, N×num_classes, of uint8 images, N×C×H×W."""
-        return self.backbone(self.normalize(images))
+        """Logits, N×num_classes, of uint8 images, N×C×H×W; in evaluation mode without a Trainer of ``input_size``."""
+        inputs = self.normalize(images)
+        if not self.training and not self._in_trainer:
+            check_size(images, self.input_size)
+        return self.backbone(inputs)
 
     def normalize(self, images: Tensor) -> Tensor:
         """What the backbone sees of uint8 images: (pixels / 255 - mean) / std, in float32."""
-        if images.dtype != torch.uint8:
-            raise TypeError(f"expected uint8 pixels, got {images.dtype}; the network normalises them itself")
-        if self.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        check_pixels(images, self.input_size, len(self.mean))
+        images = images.contiguous(memory_format=self.memory_format)
         # In two passes over the batch instead of four.
         return images * (1 / (255 * self.std)) - self.mean / self.std
 
@@ -189,19 +186,21 @@ class Classifier(LightningModule):
         return [TrainingLog(), self.averaging] if self.averaging.decay else [TrainingLog()]
 
     def setup(self, stage: str) -> None:
-        self._fitting = stage == "fit"
+        self._fitting, self._in_trainer = stage == "fit", True
         if not self._fitting:
             return
         if self.compile_backbone:
             compile_in_place(self.backbone)
+
+    def teardown(self, stage: str) -> None:
+        self._in_trainer = False
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, labels = batch
         if not self.mixing:
             return training_loss(self.loss, self(images), labels, self.label_smoothing)
         inputs, labels = self.mixing(self.normalize(images), labels)
-        if self.channels_last:  # on CUDA the mixed images come out otherwise
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+        inputs = inputs.contiguous(memory_format=self.memory_format)  # on CUDA they come out of mixing otherwise
         return training_loss(self.loss, self.backbone(inputs), labels, self.label_smoothing)
 
     def on_train_start(self) -> None:
@@ -257,7 +256,7 @@ class Classifier(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer()
-        steps = total_steps(self.trainer, self._loops) if self.schedule else 0
+        steps = total_steps(self.trainer) if self.schedule else 0
         schedule = self.make_schedule(optimizer, steps)
         if schedule is None:
             return optimizer
@@ -286,20 +285,25 @@ class Classifier(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self._fitting:
-            self._loops = checkpoint.get("loops", {}).get("fit_loop")
             self.averaging.read(checkpoint)
             for state in checkpoint.get("lr_schedulers", ()):
                 forget_length(state)
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, **kwargs: Any) -> Self:  # type: ignore[override]
-        """The model that a checkpoint describes, with its weights, on the CPU; no data are needed.
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", strict: bool | None = True, **kwargs: Any
+    ) -> Self:
+        """The model that a checkpoint describes, with its weights; no data are needed.
 
         Args:
             checkpoint_path: From a run, or from a Trainer used in Python.
+            map_location: Where to, as ``torch.load`` takes it.
+            strict: Whether weights that are missing or left over are an error.
             kwargs: Arguments that the checkpoint lacks (a backbone that was passed as an object) or should not decide.
+                Lightning's ``weights_only`` is taken too: the file is read so in any case, for it could run code.
 
         Raises:
             RunError: Where the file is broken or names foreign code, and where weights and description do not fit.
         """
-        return described_model(cls, Path(checkpoint_path), kwargs)
+        kwargs.pop("weights_only", None)
+        return described_model(cls, Path(checkpoint_path), kwargs, map_location, strict is not False)

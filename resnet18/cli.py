@@ -257,6 +257,7 @@ class Program(Arguments):
         self._try_recipe(planned_steps(self.trainer, batches))
         check_clipping(self.trainer, self.model.make_optimizer())
         self._compare_data()
+        self.datamodule.check_resumed_epoch(self.trainer, batches_into_epoch(self.checkpoint))
         try_one_image(self.model, self.datamodule.input_size, self.trainer.strategy.root_device)
 
     def find_rate(self) -> list[str]:
@@ -324,9 +325,6 @@ class Program(Arguments):
         for state in self.checkpoint.values():
             if isinstance(state, dict) and "split_hash" in state:  # under the name of the source, whichever it was
                 self.datamodule.load_state_dict(state)
-        if self.command == "fit" and self.checkpoint:
-            loops = self.checkpoint["loops"]["fit_loop"]
-            self.datamodule.check_resumed_epoch(self.trainer, batches_into_epoch(loops))
 
     @rank_zero_only
     def _report(self, results: Any) -> None:

@@ -8,7 +8,7 @@ from jsonargparse import ArgumentError, ArgumentParser
 from lightning.pytorch import LightningModule
 
 from resnet18.checkpoints import read_checkpoint
-from resnet18.class_paths import refuse_foreign_code
+from resnet18.class_paths import missing_module, refuse_foreign_code
 from resnet18.errors import RunError
 
 Model = TypeVar("Model", bound=LightningModule)
@@ -22,8 +22,10 @@ def plain_values(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in hyper_parameters.items() if name != "_instantiator" and _is_plain(value)}
 
 
-def described_model(kind: type[Model], path: Path, given: dict[str, Any]) -> Model:
-    """The model that a checkpoint describes, with its weights, on the CPU.
+def described_model(
+    kind: type[Model], path: Path, given: dict[str, Any], map_location: Any = "cpu", strict: bool = True
+) -> Model:
+    """The model that a checkpoint describes, with its weights.
 
     Lightning's own ``load_from_checkpoint`` calls what a checkpoint names before anyone has looked at it.
 
@@ -31,11 +33,13 @@ def described_model(kind: type[Model], path: Path, given: dict[str, Any]) -> Mod
         kind: The model's class.
         path: From a run, or from a Trainer used in Python.
         given: Arguments that the checkpoint lacks or should not decide.
+        map_location: Where to, as ``torch.load`` takes it.
+        strict: Whether weights that are missing or left over are an error.
 
     Raises:
         RunError: Where the file is broken or names foreign code, and where weights and description do not fit.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint = read_checkpoint(path, map_location)
     described = checkpoint.get(kind.CHECKPOINT_HYPER_PARAMS_KEY)
     if not isinstance(described, dict) or "state_dict" not in checkpoint:
         raise RunError(f"{path} does not describe a model, so it is not a checkpoint of this project")
@@ -50,15 +54,17 @@ def described_model(kind: type[Model], path: Path, given: dict[str, Any]) -> Mod
     try:
         config = parser.parse_object({"model": described})
     except ArgumentError as error:
+        if missing := missing_module(error):
+            raise RunError(f"{path}: {missing}") from None
         raise RunError(f"{path} does not describe its model: {shorten(str(error), 300)}") from None
     refuse_foreign_code(config, str(path))
     model = kind(**vars(parser.instantiate(config).model), **given)
     model.hparams.update(described)
     try:
-        model.load_state_dict(checkpoint["state_dict"])
+        model.load_state_dict(checkpoint["state_dict"], strict=strict)
     except RuntimeError as error:
         raise RunError(f"{path} does not fit the model it is for: {str(error).splitlines()[1].strip()}") from None
-    return model
+    return model.to(next((tensor.device for tensor in checkpoint["state_dict"].values()), "cpu"))
 
 
 def _is_plain(value: Any) -> bool:

@@ -31,8 +31,11 @@ def position(trainer: Trainer) -> tuple[int, int]:
     return trainer.current_epoch, current.processed
 
 
-def batches_into_epoch(loops: dict[str, Any]) -> int:
-    """The same of a checkpoint's counters: how many batches of an unfinished epoch, 0 where none is begun."""
+def batches_into_epoch(checkpoint: dict[str, Any]) -> int:
+    """How many batches of an unfinished epoch a checkpoint has behind it; 0 where it has none, or is none."""
+    if not checkpoint:
+        return 0
+    loops = checkpoint["loops"]["fit_loop"]
     epochs = loops["epoch_progress"]["current"]
     return 0 if epochs["processed"] == epochs["ready"] else loops["epoch_loop.batch_progress"]["current"]["processed"]
 
@@ -72,15 +75,14 @@ def resume_between_epochs(trainer: Trainer) -> None:
         batches.current.__dict__.update(dict.fromkeys(vars(batches.current), trainer.num_training_batches))
 
 
-def total_steps(trainer: Trainer, loops: dict[str, Any] | None) -> float:
+def total_steps(trainer: Trainer) -> float:
     """How many optimizer steps a run will have had at its end; infinite for one without an end.
 
-    Args:
-        trainer: Ready to begin.
-        loops: The counters that it goes on from, if it does. The epochs that they count may have had other numbers of
-            batches than an epoch has now.
+    Meant for ``configure_optimizers``, when the counters of a checkpoint that it goes on from are not restored yet. The
+    epochs that they count may have had other numbers of batches than an epoch has now.
     """
     planned, last = trainer.estimated_stepping_batches, trainer.max_epochs  # sets the data up
+    loops = (trainer._checkpoint_connector._loaded_checkpoint or {}).get("loops", {}).get("fit_loop")
     if last in (None, -1) or math.isinf(trainer.num_training_batches):
         return planned
     first = before = 0

@@ -20,7 +20,7 @@ import shlex
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
@@ -30,7 +30,7 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from resnet18.checkpoints import CONFIG_KEY, FOLDER, find_checkpoint, read_checkpoint, run_directory
-from resnet18.class_paths import refuse_foreign_code
+from resnet18.class_paths import missing_module, refuse_foreign_code
 from resnet18.classifier import Classifier
 from resnet18.data.base import ImageDataModule
 from resnet18.errors import RunError, UsageError
@@ -101,6 +101,8 @@ class Run:
 
     checkpoint_path: Path
     directory: Path | None
+    data_options: dict[str, Any] = field(default_factory=dict)
+    """What is to be other than configured when the data are looked at."""
 
     @cached_property
     def _checkpoint(self) -> dict[str, Any]:
@@ -118,17 +120,29 @@ class Run:
 
     @cached_property
     def data(self) -> ImageDataModule:
-        """The data source as configured; call its ``setup`` before its loaders."""
+        """The data source as configured; call its ``setup`` before its loaders.
+
+        Raises:
+            RunError: Where it can't be made, for its files are elsewhere now, say, or its module is.
+        """
         config = self.config
-        config["data"].setdefault("init_args", {})["seed"] = config["seed_everything"]
+        options = {"seed": config["seed_everything"], **self.data_options}
+        config["data"].setdefault("init_args", {}).update(options)
         parser = ArgumentParser(exit_on_error=False)
         parser.add_subclass_arguments(ImageDataModule, "data")
         try:
             parsed = parser.parse_object({"data": config["data"]})
         except ArgumentError as error:
-            raise RunError(f"{self.checkpoint_path}: {shorten(str(error), 300)}") from None
+            reason = missing_module(error) or shorten(str(error), 300)
+            raise RunError(f"{self.checkpoint_path}: {reason}") from None
         refuse_foreign_code(parsed, str(self.checkpoint_path))
-        return parser.instantiate(parsed).data
+        try:
+            return parser.instantiate(parsed).data
+        except ValueError as error:
+            # jsonargparse tells of all that the value is not; what the source said is the cause.
+            reason = str(error.__cause__ or error)
+            elsewhere = "; load_run(…, data={'root': …}) says where it is now" if reason.startswith("data.root") else ""
+            raise RunError(f"{self.checkpoint_path}: {reason}{elsewhere}") from None
 
     @cached_property
     def metrics(self) -> list[dict[str, float]]:
@@ -154,14 +168,18 @@ class Run:
         return [int(row["step"]) + 1 for row in rows], [row[metric] for row in rows]
 
 
-def load_run(place: str | os.PathLike[str]) -> Run:
+def load_run(place: str | os.PathLike[str], data: dict[str, Any] | None = None) -> Run:
     """A run by its directory (its best checkpoint is taken) or by a checkpoint file.
+
+    Args:
+        place: Which.
+        data: Options of its data source that are other here than where it was trained: ``{"root": "elsewhere"}``.
 
     Raises:
         RunError: Where there is none, or it is broken.
     """
     checkpoint = find_checkpoint(Path(place))
-    return Run(checkpoint, run_directory(checkpoint))
+    return Run(checkpoint, run_directory(checkpoint), data or {})
 
 
 def read_metrics(directory: Path) -> list[dict[str, float]]:

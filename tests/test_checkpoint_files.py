@@ -1,6 +1,10 @@
 """Checkpoint files that are cut off, damaged or can't be written, and what a run makes of them."""
 
+import io
 import os
+import pickle
+import random
+import re
 import shutil
 import sys
 import zipfile
@@ -71,12 +75,50 @@ def test_a_broken_last_checkpoint_falls_back_to_the_one_before(breaking, lightni
     assert differences(whole, run) == []
 
 
+def files_that_are_none() -> dict[str, tuple[bytes, str]]:
+    """Contents, and what is said of them."""
+    zipped, whole, legacy = io.BytesIO(), io.BytesIO(), io.BytesIO()
+    with zipfile.ZipFile(zipped, "w") as archive:
+        archive.writestr("notes.txt", "hello")
+    torch.save({"weight": torch.zeros(1000)}, whole)
+    torch.save({"weight": torch.zeros(1000)}, legacy, _use_new_zipfile_serialization=False)
+    files = {
+        f"random {seed}": (random.Random(seed).randbytes(5000), "torch.save did not write it") for seed in range(9)
+    }
+    return files | {
+        "empty": (b"", "is empty"),
+        "a web page": (b"<!DOCTYPE html>\n<html>404</html>", "is not a checkpoint: it begins with '<!DOCTYPE html>'"),
+        "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid", "it begins with 'version https://git-lfs"),
+        "another archive": (zipped.getvalue(), "is a ZIP archive, but not a checkpoint"),
+        "cut off": (whole.getvalue()[:2000], "is cut off"),
+        "cut off early": (whole.getvalue()[:20], "is cut off"),
+        "an old one, cut off": (legacy.getvalue()[:50], "is cut off"),
+        "an old one, cut off later": (legacy.getvalue()[:2000], "can't be read: unexpected EOF"),
+        "a pickle": (pickle.dumps({"weight": 1}), "is a pickle that torch.save did not write, and was not loaded"),
+    }
+
+
+@pytest.mark.parametrize("kind", files_that_are_none())
+def test_a_file_that_is_no_checkpoint_is_called_what_it_is(kind: str, tmp_path: Path) -> None:
+    content, message = files_that_are_none()[kind]
+    (tmp_path / "some.ckpt").write_bytes(content)
+    with pytest.raises(RunError, match=re.escape(message)) as error:
+        read_checkpoint(tmp_path / "some.ckpt")
+    assert str(error.value).startswith(f"{tmp_path}/some.ckpt ")
+    assert "carries" not in str(error.value)
+
+
+def test_checkpoints_in_torchs_old_format_are_read(tmp_path: Path) -> None:
+    torch.save({"weight": torch.ones(3)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert read_checkpoint(tmp_path / "old.pth")["weight"].tolist() == [1, 1, 1]
+
+
 def test_with_both_broken_it_ends_in_a_sentence(lightning, run: Path) -> None:
     for name in ("last.ckpt", "previous.ckpt"):
         cut(run / "checkpoints" / name)
     done = lightning("fit", "--ckpt_path", "run")
     assert (done.status, len(done.err.splitlines())) == (1, 1)
-    assert "previous.ckpt is cut off or not a checkpoint" in done.err
+    assert "previous.ckpt is cut off: it begins as a checkpoint does" in done.err
 
 
 def test_a_run_without_its_last_checkpoint_goes_on_from_the_one_before(lightning, whole: Path, run: Path) -> None:

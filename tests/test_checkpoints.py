@@ -2,13 +2,14 @@
 
 import csv
 import shutil
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
-from conftest import CONFIG, SMALL
+from conftest import CONFIG, SMALL, picture_folder
 
 import resnet18
 from resnet18.data import Pixels
@@ -149,6 +150,76 @@ def test_a_run_comes_back_in_a_notebook(trained: Path) -> None:
         run.curve("val/top2")
     with pytest.raises(RunError, match="there is no checkpoint or run nowhere"):
         resnet18.load_run("nowhere")
+
+
+MINE = """
+from torch import nn
+
+class Untyped(nn.Module):
+    def __init__(self, num_classes, hidden=8, **options) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, num_classes))
+
+    def forward(self, x):
+        return self.layers(x)
+
+def by_name(name: str, **options) -> nn.Module:
+    return globals()[name](**options)
+"""
+
+
+def test_a_network_of_ones_own_comes_back_as_the_program_took_it(
+    lightning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mynet.py").write_text(MINE)
+    options = ("--model.backbone", "mynet.Untyped", "--model.backbone.hidden", "12", "--run_dir", "run")
+    done = lightning("fit", "--config", CONFIG, *SHORT[2:], *options)
+    assert done.status == 0, done.err
+    path = tmp_path / "run" / "checkpoints" / "best.ckpt"
+    weights = resnet18.load_run("run").model.backbone.state_dict()
+    assert weights["layers.1.weight"].shape == (12, 64)
+
+    checkpoint = torch.load(path, weights_only=True)
+    taken = {"num_classes": 10, "hidden": 12}
+    described = {"class_path": "mynet.by_name", "init_args": {"name": "Untyped"}, "dict_kwargs": taken}
+    torch.save({**checkpoint, "hyper_parameters": {**checkpoint["hyper_parameters"], "backbone": described}}, path)
+    monkeypatch.chdir("/")
+    back = resnet18.load_run(path).model.backbone.state_dict()
+    assert all(torch.equal(value, back[name]) for name, value in weights.items())
+
+    monkeypatch.delitem(sys.modules, "mynet")
+    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(tmp_path))])
+    with pytest.raises(
+        RunError, match=f"^{path}: there is no module mynet; put its folder on sys.path, or install it$"
+    ):
+        _ = resnet18.load_run(path).model
+
+
+def test_images_that_moved_are_looked_for_where_one_says(lightning, tmp_path: Path) -> None:
+    picture_folder(tmp_path / "images/train", each=11)
+    options = (
+        "--data.root",
+        "images",
+        "--data.cache_dir",
+        "cache",
+        "--data.image_size",
+        "16",
+        "--data.batch_size",
+        "4",
+    )
+    config = CONFIG.with_name("imagefolder.yaml")
+    done = lightning("fit", "--config", config, *SHORT, *options, "--run_dir", "run")
+    assert done.status == 0, done.err
+    assert resnet18.load_run("run").data.class_names == ("cat", "dog")
+    (tmp_path / "images").rename(tmp_path / "moved")
+    with pytest.raises(RunError) as error:
+        _ = resnet18.load_run("run").data
+    assert "data.root: there is no directory images; images/train/<class>/ with images is expected" in str(error.value)
+    assert str(error.value).endswith("; load_run(…, data={'root': …}) says where it is now")
+    assert len(str(error.value).splitlines()) == 1
+    run = resnet18.load_run("run", data={"root": "moved"})
+    run.data.setup("fit")
+    assert run.data.val is not None
 
 
 def test_a_checkpoint_on_its_own_is_enough(tmp_path: Path, trained: Path) -> None:

@@ -1,15 +1,18 @@
 import inspect
 import math
+import re
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 import torchvision
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers.logger import Logger
+from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
@@ -118,6 +121,39 @@ def test_pixels_that_are_not_bytes_are_refused(dtype: torch.dtype) -> None:
             call(torch.zeros(2, 1, 8, 8, dtype=dtype))
 
 
+@pytest.mark.parametrize(
+    ("images", "kind", "message"),
+    [
+        (numpy.zeros((2, 3, 8, 8), numpy.uint8), TypeError, "got a numpy.ndarray of uint8: torch.from_numpy(images)"),
+        ([[0]], TypeError, "expected a torch.Tensor of uint8 pixels, N×3×H×W, got a list"),
+        (Image.new("RGB", (8, 8)), TypeError, "torch.Tensor of uint8 pixels, N×3×H×W, got a PIL.Image.Image"),
+        (torch.zeros(3, 8, 8).byte(), ValueError, "a batch of N×3×H×W, got 3×8×8: images[None] is a batch of one"),
+        (torch.zeros(2, 8, 8, 3).byte(), ValueError, "got 2×8×8×3: images.permute(0, 3, 1, 2) is one"),
+        (torch.zeros(2, 1, 8, 8).byte(), ValueError, "expected a batch of N×3×H×W, got 2×1×8×8"),
+    ],
+    ids=["array", "list", "picture", "one image", "channels last", "grey"],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_what_is_no_batch_of_images_is_called_what_it_is(
+    images: Any, kind: type[Exception], message: str, training: bool
+) -> None:
+    classifier = make(tiny(channels=3), mean=[0.3] * 3, std=[0.4] * 3, input_size=(3, 8, 8)).train(training)
+    for call in (classifier, classifier.normalize):
+        with pytest.raises(kind, match=re.escape(message)):
+            call(images)
+
+
+def test_images_of_another_size_are_for_training_and_for_those_who_ask() -> None:
+    classifier = make(input_size=(1, 16, 12))
+    images = pixels(4).images.permute(0, 3, 1, 2)
+    assert classifier.train()(images).shape == (4, 10)
+    trainer().validate(classifier, EvaluationLoader(pixels(4), 2), verbose=False)  # as a Trainer's data have them
+    with pytest.raises(ValueError, match=r"expected images of 16×12 pixels, got 8×8: .*resize\(images, \[16, 12\]\)"):
+        classifier.eval()(images)
+    assert classifier.backbone(classifier.normalize(images)).shape == (4, 10)
+    assert classifier(torch.zeros(2, 1, 16, 12, dtype=torch.uint8)).shape == (2, 10)
+
+
 def test_bytes_become_float_logits() -> None:
     logits = make()(pixels(3).images.permute(0, 3, 1, 2))
     assert (logits.shape, logits.dtype) == ((3, 10), torch.float32)
@@ -147,15 +183,24 @@ def test_mean_and_standard_deviation_are_in_the_state_and_come_from_it() -> None
 
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_weights_and_images_are_channels_last_unless_switched_off(channels_last: bool) -> None:
-    backbone = resnet18(num_classes=10, width=8)
+    backbone = resnet18(num_classes=10, width=16)
     seen: list[bool] = []
     backbone.register_forward_pre_hook(
         lambda module, inputs: seen.append(inputs[0].is_contiguous(memory_format=torch.channels_last))
     )
     classifier = make(backbone, mean=[0.5] * 3, std=[0.5] * 3, channels_last=channels_last)
-    classifier(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+    classifier(torch.zeros(2, 32, 32, 3, dtype=torch.uint8).permute(0, 3, 1, 2))  # as the feeds give them
     kernel = backbone.layer1.get_parameter("0.conv1.weight")
     assert [kernel.is_contiguous(memory_format=torch.channels_last), *seen] == [channels_last, channels_last]
+
+
+def test_a_network_that_channels_last_would_break_is_left_as_it_is() -> None:
+    first, narrow = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 12, 1, 2)
+    classifier = make(nn.Sequential(first, narrow, nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+    assert first.weight.is_contiguous()
+    assert classifier.hparams["channels_last"]
+    for sound in (nn.Conv2d(4, 8, 3, 2), nn.Conv2d(4, 8, 1), nn.Conv2d(8, 8, 1, 2, groups=2), nn.Conv2d(16, 8, 1, 2)):
+        assert make(sound).memory_format == torch.channels_last
 
 
 def test_channels_last_gives_the_same_logits() -> None:
@@ -677,6 +722,25 @@ def test_a_classifier_comes_back_from_its_checkpoint_with_the_same_logits(saved:
 def test_arguments_take_the_place_of_what_a_checkpoint_describes(saved: tuple[Path, Classifier]) -> None:
     back = Classifier.load_from_checkpoint(saved[0], backbone=tiny(), optimizer=SGD, label_smoothing=0.25)
     assert back.label_smoothing == 0.25
+
+
+def test_lightnings_own_arguments_of_loading_are_taken(saved: tuple[Path, Classifier]) -> None:
+    places: list[str] = []
+
+    def where(storage: Any, location: str) -> Any:
+        places.append(location)
+        return storage
+
+    options: list[dict[str, Any]] = [{"map_location": "cpu"}, {"map_location": where}, {"strict": None}]
+    for given in (*options, {"weights_only": True}, {"weights_only": None}):
+        back = Classifier.load_from_checkpoint(saved[0], backbone=tiny(), optimizer=SGD, **given)
+        assert (back.label_smoothing, back.device.type) == (0.0, "cpu")
+    assert set(places) == {"cpu"}
+    more = nn.Sequential(*tiny().children(), nn.BatchNorm1d(10))
+    with pytest.raises(RunError, match="does not fit the model it is for: Missing key"):
+        Classifier.load_from_checkpoint(saved[0], backbone=more, optimizer=SGD)
+    back = Classifier.load_from_checkpoint(saved[0], strict=False, backbone=more, optimizer=SGD)
+    assert torch.equal(back.backbone.state_dict()["0.weight"], saved[1].backbone.state_dict()["0.weight"])
 
 
 def test_a_checkpoint_of_another_network_is_an_error_that_names_it(saved: tuple[Path, Classifier]) -> None:

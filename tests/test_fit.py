@@ -361,3 +361,11 @@ def test_the_compiled_backbone_keeps_its_names(lightning, tmp_path: Path, monkey
     assert "backbone.layer1.0.conv1.weight" in compiled
     assert not [name for name in compiled if "_orig_mod" in name]
     assert lightning("test", "--ckpt_path", "run").status == 0
+
+
+def test_a_very_narrow_network_trains_on_one_thread_of_a_cpu(tmp_path: Path) -> None:
+    narrow = ("--model.backbone.width", "4", "--trainer.precision", "32-true", "--trainer.accelerator", "cpu")
+    options = ("--trainer.max_steps", "50", "--trainer.logger", "false")
+    process = start(["fit", "--config", CONFIG, *narrow, *options], tmp_path, OMP_NUM_THREADS="1")
+    _, err = process.communicate(timeout=200)
+    assert process.returncode == 0, err  # and not SIGABRT: "corrupted double-linked list"

@@ -285,7 +285,8 @@ WRONG = """
         ("images, labels + 1", "gave the label 2; 2 class_names mean labels 0 to 1"),
         ("images, labels - 1", "gave the label -1; 2 class_names mean labels 0 to 1"),
         ("images, labels[:19]", "should give 20 labels as int64, not torch.int64 of [19]"),
-        ("images, labels.float()", "should give 20 labels as int64, not torch.float32 of [20]"),
+        ("images, labels.float()", "not torch.float32 of [20]; an image has one class here, its number: neither"),
+        ("images, labels[:, None].expand(-1, 3)", "not torch.int64 of [20, 3]; an image has one class here"),
         (
             "images / 255, labels",
             "should give uint8 images of N×8×8×1, as input_size says, not torch.float32 of 20×8",

@@ -2,13 +2,13 @@
 
 A source is a subclass with four class attributes and one method; :mod:`resnet18.data.digits` is a whole one, and
 :class:`~resnet18.data.image_files.ImageFiles` the base of those whose images are files. The validation images are cut
-from the training images; the test images are loaded for ``test`` and ``predict`` only.
+from the training images; the test images are shown to ``test`` and ``predict`` only.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from resnet18.data.augment import Augmentation
 from resnet18.data.files import Files
-from resnet18.data.order import Order, Position
+from resnet18.data.order import Order, Place, Position
 from resnet18.data.resident import EvaluationLoader, Pixels, TrainLoader
 from resnet18.data.splits import fingerprint, stratified_split
 from resnet18.errors import RunError, UsageError
@@ -26,14 +26,7 @@ from resnet18.position import limited_batches, position, refuse_other_batches
 Part = Literal["train", "val", "test"]
 # What every source has to say of its images.
 EXAMPLES = {"class_names": '("cat", "dog")', "mean": "[0.5]", "std": "[0.25]", "input_size": "(1, 28, 28)"}
-
-
-class Place(NamedTuple):
-    """Where the Trainer wants the batches, and which share of them."""
-
-    device: torch.device = torch.device("cpu")
-    rank: int = 0
-    world_size: int = 1
+ONE_CLASS = "; an image has one class here, its number: neither several labels nor a value to predict"
 
 
 class ImageDataModule(LightningDataModule, ABC):
@@ -210,9 +203,9 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def _check_labels(self, name: str, count: int, labels: Tensor) -> None:
         if labels.dtype != torch.int64 or labels.shape != (count,):
-            raise RunError(
-                f"{name} should give {counted(count, 'label')} as int64, not {labels.dtype} of {list(labels.shape)}"
-            )
+            other = "" if labels.ndim == 1 and not labels.is_floating_point() else ONE_CLASS
+            found = f"{labels.dtype} of {list(labels.shape)}{other}"
+            raise RunError(f"{name} should give {counted(count, 'label')} as int64, not {found}")
         if count == 0:
             raise RunError(f"{name} gave no images")
         low, high = int(labels.min()), int(labels.max())

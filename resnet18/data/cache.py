@@ -11,6 +11,7 @@ import os
 import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,7 +65,8 @@ def look_through(files: Files, geometry: Geometry, directory: Path | None, *, ke
             raise RunError(f"data.cache_dir: {directory} can't be written: {error.strerror or error}") from None
         for stale in directory.glob(f"{group}-*"):
             if not stale.name.startswith(name.name):
-                stale.unlink(missing_ok=True)
+                with suppress(OSError):  # gone by now, or, on Windows, in use by another run
+                    stale.unlink()
     store = _mapped(pixels, shape, shared=False) if keep else None
     return Looked(store, json.loads(index.read_text()))
 
@@ -103,6 +105,7 @@ def _decode_all(
                 _reserve(file.fileno(), torch.Size(shape).numel())
             store = _mapped(Path(place, pixels.name), shape, shared=True)
         broken = _decode_into(store, files, geometry)
+        del store  # Windows renames no file that is mapped
         Path(place, index.name).write_text(json.dumps(broken, indent=1))
         if pixels is not None:
             os.replace(Path(place, pixels.name), pixels)

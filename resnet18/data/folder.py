@@ -56,6 +56,10 @@ class ImageFolder(ImageFiles):
     def _classes(self, part: Part) -> tuple[str, ...]:
         place = self.root / self.folders[part]
         if not place.is_dir():
+            if part == "train" and self.root.is_dir() and self.root.resolve().name in self.folders.values():
+                raise RunError(
+                    f"data.root: {self.root} has no {place.name}/; give {self.root.resolve().parent} instead"
+                )
             missing = place if self.root.is_dir() else self.root
             raise RunError(f"data.root: there is no directory {missing}; {place / '<class>'}/ with images is expected")
         classes = tuple(sorted(entry.name for entry in place.iterdir() if entry.is_dir() and entry.name[0] != "."))

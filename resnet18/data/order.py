@@ -17,6 +17,14 @@ class Position(NamedTuple):
     batch: int
 
 
+class Place(NamedTuple):
+    """Where the Trainer wants the batches, and which share of them."""
+
+    device: torch.device = torch.device("cpu")
+    rank: int = 0
+    world_size: int = 1
+
+
 class Order:
     """Shuffled full batches.
 

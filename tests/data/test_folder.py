@@ -185,7 +185,7 @@ def test_all_broken_files_are_listed_with_their_reasons(place: Path) -> None:
     (place / "train/dog/new.jpg").symlink_to(place / "nowhere.jpg")
     for feed in ("resident", "streamed"):
         with pytest.raises(RunError) as error:
-            folder(place, feed=feed).prepare_data()
+            folder(place, feed=feed).setup("fit")
         lines = str(error.value).splitlines()
         assert lines[0] == "data: 4 image files can't be read"
         assert [line.partition(": ")[0].strip() for line in lines[1:5]] == [
@@ -196,12 +196,50 @@ def test_all_broken_files_are_listed_with_their_reasons(place: Path) -> None:
         assert lines[5] == "Take them away, or leave them out with --data.broken skip"
 
 
+@pytest.mark.parametrize("feed", ["resident", "streamed"])
+def test_broken_test_images_are_known_before_the_training(
+    place: Path, feed: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    (place / "train/dog/9.jpg").write_text("text")
+    (place / "test/cat/1.jpg").write_bytes(b"")
+    with pytest.raises(RunError) as error:
+        folder(place, feed=feed).setup("fit")
+    assert [line.partition(": ")[0].strip() for line in str(error.value).splitlines()[:3]] == [
+        "data",
+        str(place / "train/dog/9.jpg"),
+        str(place / "test/cat/1.jpg"),
+    ]
+    data = prepared(place, "fit", feed=feed, broken="skip")
+    assert data.test is None
+    assert "left out, for they can't be read: 2 image files" in caplog.text
+    written = {path: path.stat().st_mtime_ns for path in (place.parent / "cache").iterdir()}
+    data = prepared(place, "test", feed=feed, broken="skip")
+    assert len(data.image_ids()) == 7
+    assert {path: path.stat().st_mtime_ns for path in (place.parent / "cache").iterdir()} == written
+    prepared(place, "validate", feed=feed, broken="skip")
+
+
+def test_test_images_that_are_no_such_are_left_for_the_test_to_refuse(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(place / "test/cat")
+    assert prepared(place).train is not None
+    reason = f"the parts should have the same classes: {place}/test lacks cat"
+    assert f"the test images were not looked at: data.root: {reason}" in caplog.text
+    with pytest.raises(RunError, match=reason):
+        prepared(place, "test")
+    shutil.rmtree(place / "test")
+    caplog.clear()
+    assert prepared(place).train is not None
+    assert not caplog.text
+
+
 def test_a_long_list_is_cut_and_counted(tmp_path: Path) -> None:
     picture_folder(tmp_path / "train", each=60)
     for number in range(50):
         (tmp_path / f"train/cat/{number}.jpg").write_bytes(b"")
     with pytest.raises(RunError) as error:
-        folder(tmp_path).prepare_data()
+        folder(tmp_path).setup("fit")
     lines = str(error.value).splitlines()
     assert lines[0] == "data: 50 image files can't be read"
     assert lines[41] == "  and 10 more"
@@ -225,7 +263,6 @@ def test_a_class_that_is_left_with_no_image_is_named(place: Path) -> None:
     for number in range(10):
         (place / f"train/cat/{number}.jpg").write_bytes(b"")
     data = folder(place, broken="skip")
-    data.prepare_data()
     with pytest.raises(RunError, match=r"there is no image to train on of the class cat$"):
         data.setup("fit")
 
@@ -249,10 +286,15 @@ def test_missing_directories_are_named(place: Path, change: Any, message: str) -
         folder(place)
 
 
+def test_the_part_given_for_the_whole_is_told_from_it(place: Path) -> None:
+    with pytest.raises(RunError, match=f"^data.root: {place}/train has no train/; give {place} instead$"):
+        folder(place / "train")
+
+
 def test_parts_with_other_classes_are_told_apart(place: Path) -> None:
     picture_folder(place / "val", ["cat", "dgo", "emu"], each=1)
     with pytest.raises(RunError) as error:
-        folder(place).prepare_data()
+        folder(place).setup("fit")
     lacks = f"{place}/val lacks dog; {place}/train lacks dgo, emu"
     assert str(error.value) == f"data.root: the parts should have the same classes: {lacks}"
 
@@ -261,7 +303,7 @@ def test_an_empty_class_is_named_but_may_stand_in_the_other_parts(place: Path) -
     (place / "train/emu").mkdir()
     (place / "train/emu/readme.txt").touch()
     with pytest.raises(RunError, match=f"{place}/train/emu holds no image \\(.jpg, "):
-        folder(place).prepare_data()
+        folder(place).setup("fit")
     picture(1).save(place / "train/emu/1.jpg")
     picture(2).save(place / "train/emu/2.jpg")
     (place / "test/emu").mkdir()
@@ -271,7 +313,6 @@ def test_an_empty_class_is_named_but_may_stand_in_the_other_parts(place: Path) -
 def test_a_class_with_one_image_can_not_be_cut(place: Path) -> None:
     picture_folder(place / "train", ["emu"], each=1)
     data = folder(place)
-    data.prepare_data()
     with pytest.raises(RunError, match="emu has one image only; a split needs at least two of every class"):
         data.setup("fit")
     picture_folder(place / "val", ["cat", "dog", "emu"], each=1)
