@@ -35,7 +35,7 @@ def help_text(program: str) -> str:
 
   {program} fit --config configs/digits.yaml
   {program} test --ckpt_path runs/digits/latest
-  {program} COMMAND --help          every option
+  {program} COMMAND --help          its options; with --help all, every one
   {program} COMMAND --print_config  what would be run
 """
 

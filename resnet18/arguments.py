@@ -7,6 +7,7 @@ import argparse
 import inspect
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from resnet18.config_values import refused_values
 from resnet18.data.base import ImageDataModule
 from resnet18.errors import RunError, UsageError
 from resnet18.faults import fault
+from resnet18.help import help_page, whole_help
 from resnet18.lightning_parts import CALLBACK_OPTIONS, refuse_callbacks
 from resnet18.loggers import default_logger
 from resnet18.names import hint
@@ -139,37 +141,41 @@ class Arguments(LightningCLI):
             parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         parser.link_arguments("data.num_classes", "model.backbone.init_args.num_classes", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_whole_number)
-        path_help = "A run's directory or a checkpoint file: "
         if self.command == "fit":
             parser.add_lightning_class_args(BestCheckpoint, "best")
             parser.add_lightning_class_args(LastCheckpoint, "last")
             parser.add_argument(
-                "--experiment", type=str | None, help="Name of the folder of its runs; else the first config's."
+                "--experiment", type=str | None, help="Name of the folder under runs/; else the first config's."
             )
-            parser.add_argument(
-                "--run_dir", type=str | None, help="Directory of this run; else runs/EXPERIMENT/RUN_ID."
-            )
-            parser.add_argument("--ckpt_path", type=str | None, help=path_help + "resume that run.")
+            parser.add_argument("--run_dir", type=str | None, help="Where to write; else runs/EXPERIMENT/RUN_ID.")
+            parser.add_argument("--ckpt_path", type=str | None, help="The run or the checkpoint to resume.")
             parser.add_argument(
                 "--init_from",
                 type=str | None,
-                help="Start from the weights of a run, a checkpoint, a .pth file, or torchvision's by name.",
+                help="Weights to start from: a run, a .pth file, torchvision's.",
             )
         else:
             if self.command in TRAINED:
-                parser.add_argument("--ckpt_path", type=str | None, help=path_help + "weights, model and data.")
+                parser.add_argument("--ckpt_path", type=str | None, help="The run or the checkpoint to take.")
                 parser.add_argument(
-                    "--flip_tta", type=bool, default=False, help="Average the logits of an image and its mirror image."
+                    "--flip_tta", type=bool, default=False, help="Average the logits with those of the mirror image."
                 )
             for name in FIT_ONLY:  # a run's config.yaml has them, and every command reads it
                 parser.add_argument(f"--{name}", type=Any, help=argparse.SUPPRESS)
         if self.command == "predict":
             parser.add_argument("--output", type=str, default="predictions.csv", help="The CSV file to write.")
             parser.add_argument(
-                "--images", type=str | None, help="An image or a directory of them; else the run's own test images."
+                "--images", type=str | None, help="An image or a directory; else the run's test images."
             )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        if {"-h", "--help", "--help=all"} & set(self.arguments):
+            contents = [*map(read_yaml, reversed(self.config_paths)), *([self.stored] if self.stored else [])]
+            source = next(reversed(_values(self.arguments, "--data")), None)
+            every = {"all", "--help=all"} & set(self.arguments)
+            page = whole_help if every else partial(help_page, self.command)
+            print(page(parser, contents, source), end="")
+            parser.exit()
         try:
             self.config = parser.parse_args(args)
         except KeyedError as error:

@@ -36,7 +36,6 @@ from resnet18.lightning_parts import (
     check_limits,
     check_resuming,
     clip_fused,
-    for_evaluation,
     prepare_callbacks,
 )
 from resnet18.loggers import MetricsFile, start_wandb, wandb_without_questions
@@ -67,6 +66,8 @@ class Program(Arguments):
     def before_instantiate_classes(self) -> None:
         self._choose_precision()
         self.finder = take_finder(self.config.trainer)
+        if self.finder is not None:
+            take_finder(self.given.trainer)
         dumped = self.parser.dump(self.config, skip_link_targets=True, skip_unset=False)
         # What jsonargparse writes before a name that might be a function's: ModelPruning's pruning_fn.
         config = yaml.safe_load(dumped.replace("Unable to serialize instance ", ""))
@@ -116,12 +117,12 @@ class Program(Arguments):
         if loggers is True:
             self.config.trainer.logger = loggers = self.parser.get_defaults().trainer.logger
         for logger in loggers if isinstance(loggers, list) else [loggers]:
-            arguments = logger.get("init_args") if isinstance(logger, Namespace) else None
-            if arguments is None:
+            if not isinstance(logger, Namespace) or (arguments := logger.get("init_args")) is None:
                 continue
             if "save_dir" in arguments:
                 arguments["save_dir"] = str(self.directory.absolute())  # W&B's service works in a directory of its own
-            if issubclass(import_object(logger.class_path), WandbLogger):
+            made = import_object(logger.class_path)
+            if isinstance(made, type) and issubclass(made, WandbLogger):
                 arguments["id"] = self.run_id
                 given = arguments.get("name") or os.environ.get("WANDB_NAME")
                 arguments["name"] = given or f"{self.experiment}/{self.run_id}"
@@ -165,8 +166,6 @@ class Program(Arguments):
         own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         if self.command == "fit":
             callbacks.append(StepSeeding(self.config.seed_everything))
-        else:
-            callbacks = for_evaluation(callbacks)
         if self.command == "predict":
             self.table = PredictionTable(self._output(), self.datamodule.class_names)
             callbacks.append(self.table)
@@ -295,8 +294,7 @@ class Program(Arguments):
             if isinstance(logger, WandbLogger):
                 start_wandb(logger, self.metrics_file)
             logger.log_hyperparams({**self.record, "versions": versions()})
-        say(opening(self.directory, self.model, self.datamodule, self.trainer))
-        say(f"precision {self.trainer.precision}: {self.precision_reason}")
+        say(opening(self.directory, self.model, self.datamodule, self.trainer, self.precision_reason))
 
     @rank_zero_only
     def _close_run(self) -> None:

@@ -14,8 +14,8 @@ from lightning.pytorch.strategies import Strategy, StrategyRegistry
 
 from resnet18.class_paths import import_object
 from resnet18.config_values import GROUPS
-from resnet18.names import hint
-from resnet18.parser import class_names, innermost, parameter_names
+from resnet18.names import classes_below, hint
+from resnet18.parser import innermost, parameter_names
 
 
 def fault(
@@ -38,7 +38,7 @@ def fault(
     if text.startswith("backbone_lr_scale "):  # the model's, which its optimizer and its schedule have to bear
         return "model", "backbone_lr_scale", text
     if "invalid strategy name" in text:
-        names = [*StrategyRegistry.available_strategies(), *class_names(Strategy)]
+        names = [*StrategyRegistry.available_strategies(), *classes_below(Strategy)]
         text = f"there is no strategy {given['strategy']}{hint(given['strategy'], names)}"
         return key, "strategy", text
     if isinstance(error, ZeroDivisionError):
@@ -70,9 +70,13 @@ def _argument(text: str, made: Any, given: Any) -> str | None:
     if made is Trainer:  # all of its messages are Lightning's, and name an option somewhere, or its value
         values = {name: given[name] for name in names if given.get(name) is not None}
         for wanted in ([f"{name}=" for name in values], values, values.values()):
-            for name, word in zip(values, wanted, strict=True):
-                if isinstance(word, str) and re.search(rf"\b{re.escape(word)}", text):
-                    return name
+            found = {
+                name: place.start()
+                for name, word in zip(values, wanted, strict=True)
+                if isinstance(word, str) and (place := re.search(rf"\b{re.escape(word)}", text))
+            }
+            if found:
+                return min(found, key=found.__getitem__)
     return None
 
 

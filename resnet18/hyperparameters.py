@@ -40,8 +40,13 @@ def described_model(kind: type[Model], path: Path, given: dict[str, Any]) -> Mod
     if not isinstance(described, dict) or "state_dict" not in checkpoint:
         raise RunError(f"{path} does not describe a model, so it is not a checkpoint of this project")
     described = {name: value for name, value in described.items() if name not in given and name[0] != "_"}
+    for value in described.values():
+        if isinstance(value, dict) and "dict_kwargs" in value:  # LightningCLI notes num_classes as a named one, too
+            arguments = value.get("init_args", {})
+            value["init_args"] = {name: arguments[name] for name in arguments if name not in value["dict_kwargs"]}
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(kind, "model", skip=set(given), instantiate=False)
+    # As the command line does, it takes arguments without a type.
+    parser.add_class_arguments(kind, "model", skip=set(given), instantiate=False, fail_untyped=False)
     try:
         config = parser.parse_object({"model": described})
     except ArgumentError as error:

@@ -5,7 +5,7 @@ What can't work here is refused, with what does the same; what lacks something g
 
 import contextlib
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from types import NoneType
@@ -17,7 +17,6 @@ from lightning.pytorch.callbacks import (
     LambdaCallback,
     ModelCheckpoint,
     ModelPruning,
-    ProgressBar,
     SpikeDetection,
     Timer,
     WeightAveraging,
@@ -99,18 +98,6 @@ def _refuse(given: Any, where: str) -> None:
 def as_list(given: Any) -> list[Any]:
     """What an argument of the Trainer holds that takes one, several or none."""
     return list(given) if isinstance(given, list) else [] if given is None else [given]
-
-
-def for_evaluation(callbacks: Sequence[Callback]) -> list[Callback]:
-    """Of a run's callbacks those that have a part in its evaluation: the user's own, and progress bars.
-
-    Lightning's others are for the training, and some of them fail without a logger or an average of their own.
-    """
-    return [one for one in callbacks if isinstance(one, ProgressBar) or not _is_lightnings(one)]
-
-
-def _is_lightnings(callback: Callback) -> bool:
-    return type(callback).__module__.partition(".")[0] == "lightning"
 
 
 def prepare_callbacks(

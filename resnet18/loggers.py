@@ -2,9 +2,8 @@
 
 import csv
 import glob
-import json
 import os
-import subprocess
+import struct
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from resnet18.errors import RunError
 
 ONLINE_TIMEOUT_S = "10"
+BLOCK, HEADER = 2**15, 7  # bytes, of W&B's files
 X_AXIS = "trainer/global_step"  # under which WandbLogger logs the step
 
 
@@ -121,11 +121,12 @@ class WandbRun(WandbLogger):
 
         Only offline: of a run online W&B's server may have more than its file here.
         """
+        from google.protobuf.message import DecodeError
+
         try:
             self._stored = frozenset(self._rows_of_parts())
-        except subprocess.CalledProcessError as error:
-            why = error.stderr.strip().rpartition("\n")[2]
-            print(f"W&B can't read {error.cmd[-1]}: {why}; rows may be missing or come twice", file=sys.stderr)
+        except (OSError, ValueError, DecodeError) as error:
+            print(f"W&B's run so far can't be read, and rows may be missing or come twice: {error}", file=sys.stderr)
             return
         if self.experiment.offline:
             for step, metrics in metrics_file.rows():
@@ -145,18 +146,54 @@ class WandbRun(WandbLogger):
 
     def _rows_of_parts(self) -> Iterator[tuple[int, frozenset[str]]]:
         """Step and metrics' names of the rows that the run's files hold."""
-        pattern = f"*run-*/run-{glob.escape(self.experiment.id)}.wandb"
-        for part in sorted(Path(self.save_dir or ".", "wandb").glob(pattern)):
-            if part.parent == Path(self.experiment.dir).parent:  # the part that has just begun
+        from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
+
+        begun = Path(self.experiment.dir).parent
+        for part in sorted(begun.parent.glob(f"*/run-{glob.escape(self.experiment.id)}.wandb")):
+            if part.parent == begun or not part.parent.name.startswith(("run-", "offline-run-")):
                 continue
-            # There is no other reader. Of a part that was killed it reads what is whole, which may be nothing.
-            command = [sys.executable, "-P", "-m", "wandb", "leet", "inspect", "--json", str(part)]
-            shown = subprocess.run(command, capture_output=True, encoding="utf-8", check=True)
-            for line in shown.stdout.splitlines():
-                row = json.loads(line).get("history", {}).get("item", {}) if '"history"' in line else {}
-                if X_AXIS in row:
-                    names = (name.removeprefix(self._prefixed("")) for name in row if not name.startswith("_"))
-                    yield row[X_AXIS], frozenset(names) - {X_AXIS}
+            records = _whole_records(part)
+            if not records:
+                # `wandb sync` uploads none of several parts if one is empty; it does not look under this name.
+                part.parent.rename(part.parent.with_name(f"empty-{part.parent.name}"))
+            for record in map(Record.FromString, records):
+                items = {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
+                if X_AXIS in items:
+                    names = {name.removeprefix(self._prefixed("")) for name in items if not name.startswith("_")}
+                    yield int(items[X_AXIS]), frozenset(names - {X_AXIS})
+
+
+def _whole_records(part: Path) -> list[bytes]:
+    """The records of a W&B file. One at its end that a kill has cut off is taken away.
+
+    With it ``wandb sync`` would say that the part is incomplete, and upload none of those that follow. There is no
+    reader of W&B's own in Python. The file is LevelDB's log: chunks in blocks of 32 kB, each after 4 bytes of checksum,
+    2 of length and 1 of kind (1 for a whole record, 2, 3 and 4 for the first, a middle and the last part of one).
+
+    Raises:
+        ValueError: For a file that is none.
+    """
+    content = part.read_bytes()
+    place = end = HEADER
+    record, records = b"", []
+    while True:
+        if (left := BLOCK - place % BLOCK) < HEADER:  # padding
+            place += left
+        if place + HEADER > len(content):
+            break
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        if not content.startswith(b":W&B") or not 1 <= kind <= 4:
+            raise ValueError(f"{part} is damaged")
+        place += HEADER + length
+        if place > len(content):
+            break
+        record += content[place - length : place]
+        if kind in (1, 4):
+            records.append(record)
+            record, end = b"", place
+    if end < len(content):
+        os.truncate(part, end)
+    return records
 
 
 def default_logger() -> dict[str, Any]:

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import LearningRateFinder, ProgressBar
+from lightning.pytorch.callbacks import LearningRateFinder
 from lightning.pytorch.tuner import Tuner
 
 from resnet18.class_paths import import_object
 from resnet18.classifier import Classifier
 from resnet18.data.base import ImageDataModule
 from resnet18.errors import RunError, UsageError
-from resnet18.lightning_parts import as_list, for_evaluation
+from resnet18.lightning_parts import as_list
 
 NAME = LearningRateFinder.__name__
 _SKIPPED = 10  # losses: Lightning's running mean begins with them
@@ -36,7 +36,7 @@ def take_finder(trainer: Namespace) -> dict[str, Any] | None:
     for callback in callbacks:
         if isinstance(callback, Namespace) and import_object(callback.class_path) is LearningRateFinder:
             trainer.callbacks = [one for one in callbacks if one is not callback] or None
-            return vars(callback.init_args)
+            return vars(callback.get("init_args", Namespace()))
     return None
 
 
@@ -88,7 +88,7 @@ def find_rate(
     Raises:
         RunError: Where too few of the losses were finite.
     """
-    callbacks = [one for one in for_evaluation(as_list(settings["callbacks"])) if not isinstance(one, ProgressBar)]
+    callbacks = [one for one in as_list(settings["callbacks"]) if not type(one).__module__.startswith("lightning.")]
     model.schedule = None  # the search has one of its own
     options = {name: value for name, value in finder.items() if name not in ("update_attr", "attr_name")}
     options["num_training"] = options.pop("num_training_steps")

@@ -3,6 +3,7 @@
 import math
 import re
 import shlex
+import shutil
 import textwrap
 from collections.abc import Mapping
 from datetime import timedelta
@@ -22,8 +23,16 @@ from resnet18.position import at_last_batch, callbacks_of
 from resnet18.runs import LATEST, read_metrics
 
 
-def opening(directory: Path, model: Classifier, data: ImageDataModule, trainer: Trainer) -> str:
-    """Where the run is, what is trained, on what, and how the images are fed; after the data's ``setup``."""
+def opening(directory: Path, model: Classifier, data: ImageDataModule, trainer: Trainer, why: str) -> str:
+    """Where the run is, what is trained, on what, and how the images are fed; after the data's ``setup``.
+
+    Args:
+        directory: The run's.
+        model: What is trained.
+        data: On what.
+        trainer: By what.
+        why: Where its precision comes from.
+    """
     count = sum(parameter.numel() for parameter in model.backbone.parameters())
     assert data.train is not None
     assert data.val is not None
@@ -33,14 +42,15 @@ def opening(directory: Path, model: Classifier, data: ImageDataModule, trainer: 
         f"{counted(len(data.train), 'image')} to train, {len(data.val):,} to validate, {data.num_classes:,} classes, "
         f"split {data.split_hash}",
         data.feed_note(),
+        f"precision {trainer.precision}: {why}",
     )
     return "\n".join([str(directory), *map(_wrapped, lines)])
 
 
 def _wrapped(line: str) -> str:
-    """In lines of 80 characters at most, a number beside its unit."""
-    kept = re.sub(r"(?<=\d) (?=\S)", "\xa0", line)
-    return textwrap.fill(kept, 80, subsequent_indent="  ", break_on_hyphens=False).replace("\xa0", " ")
+    """In lines of 80 characters at most, less on a narrower terminal, a number beside its unit."""
+    kept, width = re.sub(r"(?<=\d) (?=\S)", "\xa0", line), min(80, shutil.get_terminal_size().columns)
+    return textwrap.fill(kept, width, subsequent_indent="  ", break_on_hyphens=False).replace("\xa0", " ")
 
 
 def closing(directory: Path, monitor: str, mode: str, trainer: Trainer, can_test: bool) -> str:
@@ -49,15 +59,16 @@ def closing(directory: Path, monitor: str, mode: str, trainer: Trainer, can_test
     shown = latest if latest.exists() and latest.resolve() == directory.resolve() else directory
     rows = [row for row in read_metrics(directory) if monitor in row]
     lines = ["", *_early(trainer)]
+    can_test &= any((directory / FOLDER / name).is_file() for name in (BEST, LAST))
     if rows:
         choose = max if mode == "max" else min
         best = choose(reversed(rows), key=lambda row: row[monitor])  # of equal ones the last, as it is kept
         epochs = f"in epoch {best['epoch'] + 1:.0f} of {trainer.current_epoch}"
         lines.append(f"best    {monitor} {written(monitor, best[monitor])}, {epochs}")
-    else:
+    elif can_test:
         lines.append(f"best    none: nothing was validated, so {LAST} is what is tested")
     lines.append(f"run     {directory}")
-    if can_test and any((directory / FOLDER / name).is_file() for name in (BEST, LAST)):
+    if can_test:
         lines.append(f"test    lightning test --ckpt_path {shlex.quote(str(shown))}")
     if any((directory / "wandb").glob("*run-*")):
         lines.append(f"curves  wandb leet {shlex.quote(str(shown / 'wandb'))}")
@@ -84,7 +95,7 @@ def _early(trainer: Trainer) -> list[str]:
 
 
 def _stopped_by(trainer: Trainer) -> str:
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in callbacks_of(trainer):
         if isinstance(callback, EarlyStopping) and callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
             return f"{type(callback).__name__}: {callback.monitor} {_because(callback)}"
         if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None and left <= 0:

@@ -21,6 +21,15 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     return next((beside[short] for short in beside if len(short) > 1 and short == _initials(last)), None)
 
 
+def classes_below(*kinds: type) -> dict[str, type]:
+    """All classes of these kinds that have been imported, by their names."""
+    found: dict[str, type] = {}
+    for kind in kinds:
+        for subclass in kind.__subclasses__():
+            found |= {subclass.__name__: subclass, **classes_below(subclass)}
+    return {name: found[name] for name in sorted(found) if name[0] != "_"}
+
+
 def _initials(name: str) -> str:
     return "".join(word[:1] for word in name.split("_"))
 

@@ -4,6 +4,7 @@ An error says which key is at fault, what was expected, and the nearest right na
 of this but the last, between dumps of types and values.
 """
 
+import argparse
 import importlib
 import re
 import shlex
@@ -18,7 +19,8 @@ from lightning.pytorch.cli import LightningArgumentParser
 from resnet18.class_paths import KINDS, import_object
 from resnet18.config_files import CLASS_KEYS, shown
 from resnet18.errors import UsageError
-from resnet18.names import hint
+from resnet18.help import plain
+from resnet18.names import classes_below, hint
 
 _WIDTH = 240
 
@@ -72,6 +74,9 @@ class Parser(LightningArgumentParser):
         kwargs.pop("linked_targets", None)
         return super().add_function_arguments(*args, **kwargs)
 
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        return plain(super().format_help(formatter))
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         if not self.exit_on_error:  # a parser within the parser: the outer one reports
             super().error(message, ex)
@@ -95,8 +100,11 @@ def explain(message: str, options: Iterable[str]) -> KeyedError:
     key = ".".join(re.findall(r'Parser key "([^"]+)"', message))
     if found := re.search(r"Group '([\w.]+)' does not accept option '([\w.]+)'", message):
         return _unknown_key(f"{found[1]}.{found[2]}", options)
-    if found := re.search(r"unrecognized arguments: -*([^\s=]+)", message):
-        return KeyedError("", f"there is no option {found[1]}" + (_meant_by(found[1]) or hint(found[1], options)))
+    if found := re.search(r"unrecognized arguments: -*(([^\s=]+).*)", message):
+        word = (
+            found[1] if Path(found[1]).exists() else found[2]
+        )  # of several words the first, but a path may be several
+        return KeyedError("", f"there is no option {word}" + (_meant_by(word) or hint(word, options)))
     if found := re.search(r"does not accept option '([\w.]+)'", message):
         return _unknown_key(found[1], options)
     if found := re.search(r"Option '([\w.]+)' is not accepted", message):
@@ -122,14 +130,14 @@ def explain(message: str, options: Iterable[str]) -> KeyedError:
     if found := re.search(r"Import path ([\w.]+) does not correspond to a subclass of (\w+)", message):
         return KeyedError(key, _of_another_kind(found[1], found[2]))
     if found := re.search(r"Expected a dot import path string: ([A-Z]\w*)$", message, re.MULTILINE):
-        return KeyedError(key, f"there is no class {found[1]}" + hint(found[1], class_names(*KINDS)))
+        return KeyedError(key, f"there is no class {found[1]}" + hint(found[1], classes_below(*KINDS)))
     expected = [text for text in _expected(message) if text not in ("None", "a dot import path")]
     value = _given_value(message)
     if expected and value is not None:
         choices = [choice.strip(" '") for text in expected for choice in text.split(",")]
         return KeyedError(key, f"expected {' or '.join(expected)}, not {value!r}" + hint(value, choices))
     if found := re.search(r"Expected a dot import path string: (\S+)", message):
-        return KeyedError(key, f"there is no class {found[1]}" + hint(found[1], class_names(*KINDS)))
+        return KeyedError(key, f"there is no class {found[1]}" + hint(found[1], classes_below(*KINDS)))
     if found := re.search(r"import path for object <module '([\w.]+)'", message):
         return KeyedError(key, f"{found[1]} is a module; a class in it is wanted")
     if value is not None and value[:1] in {*"[0123456789", "-"}:
@@ -204,17 +212,6 @@ def _cut(line: str) -> str:
     if sentences := re.match(rf".{{80,{_WIDTH}}}[.!?](?= )", line):
         return sentences[0]
     return f"{line[:_WIDTH].rpartition(' ')[0]} …"
-
-
-def class_names(*kinds: type) -> list[str]:
-    """The names of all classes of these kinds that have been imported."""
-
-    def below(kind: type) -> Iterator[type]:
-        for subclass in kind.__subclasses__():
-            yield subclass
-            yield from below(subclass)
-
-    return sorted({kind.__name__ for root in kinds for kind in below(root) if not kind.__name__.startswith("_")})
 
 
 def _modules(name: str) -> list[str]:

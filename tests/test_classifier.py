@@ -1,5 +1,4 @@
 import inspect
-import logging
 import math
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ from torch.nn import functional as F
 from torch.optim import SGD, AdamW, Optimizer
 from torch.optim.lr_scheduler import CyclicLR, ExponentialLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchmetrics import MeanMetric, MeanSquaredError
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
 from resnet18 import Classifier, resnet18
@@ -233,28 +233,22 @@ def test_scores_start_anew_in_every_validation() -> None:
     assert runner.validate(classifier, loader, verbose=False) == runner.validate(classifier, loader, verbose=False)
 
 
-def test_below_five_classes_top5_counts_them_all_and_training_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    classifier, loader, rows = scored(3, [0, 1, 2, 0, 1], 2)
+@pytest.mark.parametrize(("classes", "names"), [(5, {"loss", "top1"}), (6, {"loss", "top1", "top5"})])
+def test_top5_is_of_more_than_five_classes(classes: int, names: set[str]) -> None:
+    labels = [0, 1, 2, 0, 1]
+    classifier, loader, rows = scored(classes, labels, 2)
     (scores,) = trainer().validate(classifier, loader, verbose=False)
-    assert scores["val/top5"] == 1.0
-    assert scores["val/top1"] == torch.tensor(hits_by_hand(rows, [0, 1, 2, 0, 1], 1) / 5).item()
-    said = notices(caplog, classifier)
-    assert "val/top5 counts the top 3: the data have 3 classes." in said
+    assert scores.keys() == {f"val/{name}" for name in names}
+    assert scores["val/top1"] == torch.tensor(hits_by_hand(rows, labels, 1) / 5).item()
 
 
-def test_from_five_classes_on_nothing_is_said(caplog: pytest.LogCaptureFixture) -> None:
-    assert notices(caplog, scored(5, [0, 1], 2)[0]) == []
-
-
-def notices(caplog: pytest.LogCaptureFixture, classifier: Classifier) -> list[str]:
-    source = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    source.addHandler(caplog.handler)
-    try:
-        caplog.clear()
-        classifier.setup("fit")
-    finally:
-        source.removeHandler(caplog.handler)
-    return caplog.messages
+def test_every_metric_says_which_way_it_gets_better() -> None:
+    classifier = make()
+    classifier.val_scores.add_metrics({"brier": MeanSquaredError(), "entropy": MeanMetric()})
+    assert classifier.metric_modes == {
+        **{"val/loss": "min", "val/top1": "max", "val/top5": "max", "val/brier": "min", "val/entropy": None},
+        **{"train/loss": "min", "lr": None, "images_per_s": None},
+    }
 
 
 @pytest.mark.parametrize("stage", ["validate", "test"])
@@ -527,6 +521,15 @@ def test_the_training_loss_is_that_mean_too_where_gradients_are_accumulated() ->
     assert [step for step, _ in lines] == [1, 3, 5, 7]
     expected = [sum(losses[start : start + 4]) / 4 for start in range(0, 16, 4)]
     assert [line["train/loss"] for _, line in lines] == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("every", "settings"), [(5, {}), (3, {"accumulate_grad_batches": 2})])
+def test_an_epoch_with_fewer_steps_than_that_is_logged_at_its_end(every: int, settings: dict[str, int]) -> None:
+    lines, losses = logged(every=every, batches=4, **settings)
+    assert [step for step, _ in lines] == ([3, 7] if not settings else [1, 3])
+    assert [line["train/loss"] for _, line in lines] == pytest.approx(
+        [sum(losses[:4]) / 4, sum(losses[4:]) / 4], rel=1e-6
+    )
 
 
 def test_nothing_is_logged_where_the_trainer_is_told_so() -> None:

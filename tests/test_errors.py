@@ -53,6 +53,13 @@ IN_FILES = {
         "torch.optim has no SDG; did you mean SGD?",
     ),
     "unknown module": ({"model__backbone": {"class_path": "mynett.Net"}}, "model.backbone", "no module mynett"),
+    "dotted key": ({"model.optimizer.lr": 0.1}, "model.optimizer.lr", "model: {optimizer: {lr: …}}"),
+    "learning rate by its long name": (
+        {"model__optimizer__init_args__learning_rate": 0.1},
+        "model.optimizer.learning_rate",
+        "did you mean lr?",
+    ),
+    "name that leads out of runs/": ({"experiment": "../../x"}, "experiment", "without slashes"),
     "test metric as monitor": ({"best": {"monitor": "test/top1"}}, "best.monitor", "choose by the test images"),
     "unknown metric watched": (
         {"trainer__callbacks": [{"class_path": "EarlyStopping", "init_args": {"monitor": "val/los"}}]},
@@ -156,6 +163,18 @@ ON_THE_LINE = {
     "linked argument": (["--model.backbone.num_classes", "5"], "model.backbone.num_classes", "data.num_classes"),
     "missing argument": (["--data", "ImageFolder"], "data.root", "must be given"),
     "one word too many": (["extra"], "extra", ""),
+    "configuration without its option": (["mine.yaml"], "mine.yaml", "given by --config mine.yaml"),
+    "checkpoint without its option": (["run/last.ckpt"], "last.ckpt", "given by --ckpt_path run/last.ckpt"),
+    "misspelt callback": (["--trainer.callbacks", "EarlyStoping"], "trainer.callbacks", "did you mean EarlyStopping?"),
+    "misspelt logger": (["--trainer.logger", "WandbLoger"], "trainer.logger", "did you mean WandbLogger?"),
+    "misspelt plugin": (["--trainer.plugins", "MixedPrecisio"], "trainer.plugins", "did you mean MixedPrecision?"),
+    "misspelt strategy": (["--trainer.strategy", "DDPStrateg"], "trainer.strategy", "did you mean DDPStrategy?"),
+    "name with a slash": (["--experiment", "a/b"], "experiment", "without slashes"),
+    "name with a backslash": (["--experiment", "a\\b"], "experiment", "without slashes"),
+    "name above": (["--experiment", ".."], "experiment", "a dot at its start"),
+    "hidden name": (["--experiment=.a"], "experiment", "a dot at its start"),
+    "no name": (["--experiment="], "experiment", "must be a name"),
+    "name with a control character": (["--experiment", "a\nb"], "experiment", "control characters"),
 }
 
 
@@ -169,6 +188,118 @@ def test_what_is_wrong_on_the_command_line(case: str, lightning, tmp_path: Path)
         assert told in done.err
     assert "digits.yaml" not in done.err  # the file is not at fault
     assert not (tmp_path / "runs").exists()
+
+
+NETS = """
+from torch import nn
+
+class Grow(nn.Module):
+    def __init__(self, num_classes: int, words: str = "strategy 'grow' is not known here", width: int = 8) -> None:
+        super().__init__()
+        raise ValueError(words)
+
+def net(num_classes: int, width: int = 8) -> nn.Module:
+    raise ValueError("optimizer, lr and batch_size: none of them is at fault")
+
+def untold(num_classes):
+    return nn.Linear(64, num_classes)
+
+def wrong(num_classes: int) -> int:
+    return num_classes
+
+class Lazy(nn.Module):
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.fc = nn.LazyLinear(num_classes)
+
+def needs(num_classes: int) -> nn.Module:
+    import nothing_of_this_name
+"""
+
+
+@pytest.mark.parametrize(
+    ("backbone", "told"),
+    [
+        (["mynet.Grow"], "model.backbone: strategy 'grow' is not known here"),
+        (
+            ["mynet.Grow", "--model.backbone.words", "too few, check batch_size"],
+            "model.backbone: too few, check batch_",
+        ),
+        (["mynet.Grow", "--model.backbone.words", "width must be odd"], "model.backbone.width: width must be odd"),
+        (["mynet.net"], "model.backbone: optimizer, lr and batch_size: none of them is at fault"),
+        (["mynet.untold"], "model.backbone: mynet.untold has to say what it returns: def untold(num_classes: int) ->"),
+        (["mynet.wrong"], "model.backbone: mynet.wrong does not return nn.Module"),
+        (["mynet.Lazy"], "UninitializedParameter` objects.\n"),  # and not "When using …"
+        (["mynett.Grow"], "model.backbone: there is no module mynett; did you mean mynet?"),
+        (["broken.Net"], "model.backbone: broken.Net imports nothing_of_this_name, which is not installed"),
+    ],
+    ids=lambda value: value[-1] if isinstance(value, list) else "",
+)
+def test_what_a_network_of_ones_own_says_blames_nothing_else(
+    backbone: list[str], told: str, lightning, tmp_path: Path
+) -> None:
+    (tmp_path / "mynet.py").write_text(NETS)
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
+    done = lightning("fit", "--config", CONFIG, "--model.backbone", *backbone)
+    assert (done.status, len(done.err.splitlines())) == (2, 1)
+    assert told in done.err
+    assert "digits.yaml" not in done.err
+    assert not (tmp_path / "runs").exists()
+
+
+def test_of_an_optimizer_a_schedule_and_a_trainer_the_one_at_fault_is_named(lightning, tmp_path: Path) -> None:
+    for changes, told in (
+        ({"model__optimizer__init_args__weight_decay": -1.0}, "model.optimizer.weight_decay: Invalid weight_decay"),
+        ({"model__optimizer__init_args__betas": [2.0, 0.9]}, "model.optimizer: Invalid beta parameter"),
+        ({"model__schedule__init_args__warmup": 2}, "model.schedule.warmup: warmup is a share"),
+        ({"trainer__accelerator": "gpu"}, "trainer.accelerator: "),
+        ({"trainer__barebones": True, "trainer__fast_dev_run": False}, "trainer.barebones: "),
+        ({"model__mixup": -1.0}, "model.mixup: mixup must"),
+    ):
+        if "trainer__accelerator" in changes and torch.cuda.is_available():
+            continue
+        done = lightning("fit", "--config", changed(tmp_path, **changes))
+        assert done.status == 2
+        assert f"mine.yaml: {told}" in done.err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("name", ["class_names", "mean", "std", "input_size"])
+def test_a_source_without_what_describes_its_images_is_named(name: str, lightning, tmp_path: Path) -> None:
+    (tmp_path / "mydata.py").write_text(
+        "from resnet18.data import Digits\n"
+        "from resnet18 import ImageDataModule\n"
+        "class Mine(ImageDataModule):\n"
+        "    class_names, mean, std, input_size = tuple('0123456789'), [0.3], [0.4], (1, 8, 8)\n"
+        f"    del {name}\n"
+        "    load = Digits.load\n"
+    )
+    done = lightning("fit", "--config", CONFIG, "--data", "mydata.Mine", "--run_dir", "run")
+    assert (done.status, len(done.err.splitlines())) == (2, 1)
+    assert f"data: mydata.Mine has no {name}; a source has, for example: {name} = " in done.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_advice_can_be_pasted_where_a_path_has_spaces(lightning, tmp_path: Path, trained: Path) -> None:
+    (tmp_path / "a run").symlink_to(trained)
+    (tmp_path / "a b.yaml").write_text("trainer: {max_epochs: 1}\n")
+    assert "given by --config 'a b.yaml'" in lightning("fit", "a b.yaml").err
+    assert "given by --ckpt_path 'a run'" in lightning("fit", "--config", CONFIG, "a run").err
+    done = lightning("fit", "--config", CONFIG, "--run_dir", "a run")
+    assert "--ckpt_path 'a run' resumes the run in it" in done.err
+
+
+def test_options_keep_their_order_however_they_are_joined_to_their_values(lightning, tmp_path: Path) -> None:
+    (tmp_path / "first.yaml").write_text(changed(tmp_path).read_text())
+    (tmp_path / "second.yaml").write_text("experiment: ..\n")  # refused, by the name of the file that says so
+    for options in (["--config=first.yaml", "--config", "second.yaml"], ["--config", "first.yaml", "-csecond.yaml"]):
+        assert "second.yaml: experiment must be" in lightning("fit", *options).err
+    (tmp_path / ".hidden.yaml").write_text("trainer: {max_epochs: 1}\n")
+    done = lightning("fit", "--config", ".hidden.yaml", "--config=first.yaml")
+    assert "experiment must be a name" in done.err  # of the first, which names the experiment
+    done = lightning("test", "--ckpt_path", "a.ckpt", "--ckpt_path=b.ckpt")
+    assert "there is no checkpoint or run b.ckpt" in done.err
+    done = lightning("test", "--ckpt_path=a.ckpt", "--ckpt_path", "b.ckpt")
+    assert "there is no checkpoint or run b.ckpt" in done.err
 
 
 def test_a_configuration_that_is_missing_broken_or_no_mapping(lightning, tmp_path: Path) -> None:

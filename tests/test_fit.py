@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from functools import partial
@@ -13,10 +14,17 @@ import pytest
 import torch
 import wandb
 import yaml
-from conftest import CONFIG, SMALL, start, wandb_records
+from conftest import CONFIG, DROPOUT_NET, DROPOUT_RUN, ROOT, SMALL, picture_folder, start, wandb_records
 
 import resnet18
 
+STOP = """
+from lightning.pytorch import Callback
+
+class Stop(Callback):
+    def on_train_batch_end(self, trainer, *arguments) -> None:
+        trainer.should_stop = trainer.global_step == 33
+"""
 SHORT = (*SMALL, "--trainer.max_epochs", "1", "--trainer.logger", "false")
 
 
@@ -122,12 +130,15 @@ def test_nothing_is_printed_but_what_is_meant(lightning) -> None:
     done = lightning("fit", "--config", CONFIG, *SMALL, "--trainer.max_epochs", "2")
     assert done.status == 0
     assert done.err == ""
-    opening, net, feed, first, second, empty, best, run, test, curves = done.out.splitlines()
+    lines = done.out.splitlines()
+    assert max(map(len, lines)) <= 80
+    opening, net, images, feed, first, second, empty, best, run, test, curves = lines
     assert opening.startswith("runs/digits/20")
-    assert "ResNet, 176,258 parameters, on cpu, 32-true; 1,295 images to train, 143 to validate, 10 classes" in net
+    assert net == "ResNet, 176,258 parameters, on cpu, 32-true"
+    assert images.startswith("1,295 images to train, 143 to validate, 10 classes, split ")
     assert feed == "resident feed, 0.1 MB"
-    assert first.startswith("epoch 1/2  train/loss ")
-    for told in ("val/loss ", "val/top1 ", "val/top5 ", "images/s"):
+    assert first.startswith("epoch 1/2  loss ")
+    for told in ("val/loss ", "val/top1 ", "img/s"):
         assert told in second
     assert not empty
     assert best.startswith("best    val/top1 ")
@@ -179,6 +190,7 @@ def test_checkpoints_and_bar_can_be_switched_off(lightning, tmp_path: Path) -> N
     )
     assert done.status == 0, done.err
     assert "epoch 1/1" not in done.out
+    assert "lightning test" not in done.out  # of which checkpoint?
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
     assert (tmp_path / "run" / "metrics.csv").is_file()
 
@@ -200,15 +212,62 @@ def test_other_loggers_and_callbacks_from_yaml(lightning, tmp_path: Path) -> Non
               init_args: {save_dir: ignored, name: mine, version: one}
           callbacks:
             - class_path: lightning.pytorch.callbacks.EarlyStopping
-              init_args: {monitor: val/loss, mode: max, patience: 1}
+              init_args: {monitor: val/loss, min_delta: 5, patience: 1}
         """
     )
     done = lightning(
-        *("fit", "--config", CONFIG, "--config", "more.yaml", *SMALL, "--trainer.max_epochs", "9", "--run_dir", "run")
+        *("fit", "--config", CONFIG, "--config", "more.yaml", *SMALL, "--trainer.max_epochs", "9", "--run_dir", "a run")
     )
     assert done.status == 0, done.err
-    assert (tmp_path / "run" / "mine" / "one" / "metrics.csv").is_file()
-    assert 1 < done.out.count("\nepoch ") < 9  # the validation loss falls, and so the wrong mode stops it early
+    assert (tmp_path / "a run" / "mine" / "one" / "metrics.csv").is_file()
+    assert done.out.count("\nepoch ") == 2
+    stopped, trained, best, _, test = done.out.splitlines()[-5:]
+    assert stopped == "stopped early by EarlyStopping: val/loss has not improved by 5 in 1 epoch"
+    assert trained == "trained 2 of 9 epochs"
+    assert best.endswith(" of 2")
+    assert test == "test    lightning test --ckpt_path 'a run'"
+
+
+@pytest.mark.parametrize(
+    ("options", "stopped", "trained", "best"),
+    [
+        (("--trainer.max_steps", "27"), "trainer.max_steps: 27 steps", "27 steps, the last in epoch 2 of 9", 2),
+        (
+            ("--trainer.max_time", "00:00:00:00", "--trainer.min_steps", "20"),
+            "trainer.max_time: 0:00:0",
+            "1 of 9 epochs",
+            1,
+        ),
+        (("--trainer.callbacks", "mynet.Stop"), "a callback, which set", "33 steps, the last in epoch 2 of 9", 2),
+    ],
+)
+def test_a_run_cut_short_says_by_what_and_where(
+    options: tuple[str, ...], stopped: str, trained: str, best: int, lightning
+) -> None:
+    Path("mynet.py").write_text(DROPOUT_NET + STOP)
+    done = lightning(*DROPOUT_RUN, "--trainer.max_epochs", "9", *options)
+    assert done.status == 0, done.err
+    why, where, top1, *_ = done.out.partition("\n\n")[2].splitlines()
+    assert why.startswith(f"stopped early by {stopped}")
+    assert where == f"trained {trained}"
+    assert top1.endswith(f"of {best}")
+
+
+def test_a_small_folder_is_logged_every_epoch_and_nothing_is_advised_that_fails(lightning, tmp_path: Path) -> None:
+    (tmp_path / "mynet.py").write_text(DROPOUT_NET)
+    picture_folder(tmp_path / "images" / "train", each=10)
+    done = lightning(
+        *("fit", "--config", ROOT / "configs/imagefolder.yaml", "--model.backbone", "mynet.WithDropout"),
+        *("--data.channels", "1", "--data.batch_size", "3", "--data.cache_dir", "cache", "--data.feed", "streamed"),
+        *("--data.num_workers", "1", "--trainer.max_epochs", "2", "--trainer.precision", "32-true"),
+    )
+    assert (done.status, done.err) == (0, "")
+    assert "streamed feed, 1 worker: as asked" in done.out
+    assert len(re.findall(r"(?m)^epoch ./2  loss \d.* img/s  ", done.out)) == 2
+    assert "top5" not in done.out
+    assert "lightning test" not in done.out  # there is no images/test
+    rows = resnet18.load_run("runs/imagefolder/latest").metrics
+    assert [row["step"] for row in rows if "train/loss" in row] == [5, 11]
 
 
 @pytest.mark.parametrize("monitor", ["test/top1", "test/loss"])

@@ -1,5 +1,6 @@
 """The program by its three names, and what it answers before anything heavy is imported."""
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -36,7 +37,8 @@ def test_version(lightning) -> None:
 def test_an_unknown_command_names_the_nearest(lightning) -> None:
     done = lightning("fti", "--config", CONFIG)
     assert (done.status, done.out) == (2, "")
-    assert "unknown command 'fti'; did you mean fit?" in done.err
+    assert "unknown command 'fti'; did you mean fit? Commands: fit, " in done.err
+    assert "unknown command 'nonsense'. Commands: fit, " in lightning("nonsense").err
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["nonsense"]])
@@ -107,19 +109,95 @@ def test_print_config_shows_the_merge_and_makes_nothing(
     assert not (tmp_path / "runs").exists()
 
 
-def test_help_of_a_command_lists_its_options(tmp_path: Path) -> None:
-    process = start(["fit", "--help"], tmp_path)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    for option in (
-        "--config",
-        "--model.backbone",
-        "--model.label_smoothing",
-        "--ckpt_path",
-        "--init_from",
-        "--run_dir",
+def shown_by(lightning, capfd: pytest.CaptureFixture[str], *arguments: object) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        lightning(*arguments)
+    assert stopped.value.code == 0
+    return capfd.readouterr().out
+
+
+OPTION = re.compile(r"^  (--[\w.]+)", re.MULTILINE)
+
+
+@pytest.mark.parametrize("command", __main__.COMMANDS)
+def test_help_of_a_command_is_a_page_with_its_own_options_first(command: str, lightning, capfd) -> None:
+    page = shown_by(lightning, capfd, command, "--help")
+    options = OPTION.findall(page)
+    assert len(page.splitlines()) < 120
+    assert max(map(len, page.splitlines())) <= 80
+    assert not any(markup in page for markup in ("``", ":class:", ":func:", ":mod:"))
+    own = {"fit": 7, "validate": 4, "test": 4, "predict": 6, "check": 4, "bench": 5}[command]
+    trains = command in ("fit", "check", "bench")
+    assert options[0] == "--config"
+    assert ("--ckpt_path" in options) == (command not in ("check", "bench"))
+    assert not any("." in option for option in options[:own])
+    assert ("--model.mixup" in options) == trains
+    assert ("--trainer.max_epochs" in options) == ("--experiment" in options) == (command == "fit")
+
+
+def test_help_shows_the_values_and_the_source_of_the_configuration(lightning, capfd) -> None:
+    page = shown_by(lightning, capfd, "fit", "--config", CONFIG, "--help")
+    for line in ("--data Digits", "--data.rgb false", "--data.batch_size 64", "--model.optimizer AdamW"):
+        assert f"\n  {line} " in page
+    assert "--data.image_size" not in page
+    page = shown_by(lightning, capfd, "fit", "--help", "--config", CONFIG, "--data", "ImageFolder")
+    assert "--data.image_size 128 " in page
+    assert "--data.root" in page
+
+
+def test_every_option_of_the_full_help_is_taken(lightning, capfd) -> None:
+    page = shown_by(lightning, capfd, "fit", "--config", CONFIG, "--help", "all")
+    options = OPTION.findall(page)
+    assert not any(markup in page for markup in ("``", ":class:", ":func:", "known subclasses", ".. note"))
+    assert len(page.splitlines()) < 400
+    config = yaml.safe_load(shown_by(lightning, capfd, "fit", "--config", CONFIG, "--print_config"))
+    config["data"] = config["data"]["init_args"]
+    taken = {
+        *config,
+        *(f"{group}.{name}" for group in ("model", "data", "trainer", "best", "last") for name in config[group]),
+    }
+    assert {option[2:] for option in options if not option.endswith(".help")} - {"config", "print_config"} == taken - {
+        "data.seed"
+    }
+
+
+def test_help_of_a_class_is_without_markup_and_lists_of_modules(lightning, capfd) -> None:
+    page = shown_by(lightning, capfd, "fit", "--model.backbone.help", "torchvision.models.resnet.Bottleneck")
+    assert "--model.backbone.norm_layer" in page
+    assert "known subclasses" not in page
+    assert len(page.splitlines()) < 40
+    assert "``" not in shown_by(lightning, capfd, "fit", "--trainer.callbacks.help", "EarlyStopping")
+
+
+OPAQUE = """
+from torch import nn
+
+def create_model(model_name: str, pretrained: bool = False, **kwargs) -> nn.Module:  # as timm's
+    assert (model_name, pretrained) == ("small", False)
+    assert kwargs.pop("img_size", 8) == 8
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, kwargs.pop("num_classes"), **kwargs))
+"""
+
+
+def test_a_function_that_passes_its_arguments_on_gets_the_number_of_classes(lightning, tmp_path: Path) -> None:
+    (tmp_path / "mytimm.py").write_text(OPAQUE)
+    (tmp_path / "net.yaml").write_text(
+        "model:\n  backbone:\n"
+        "    {class_path: mytimm.create_model, init_args: {model_name: small}, dict_kwargs: {bias: false}}\n"
+    )
+    line = ("--model.backbone", "mytimm.create_model", "--model.backbone.model_name", "small")
+    fit = ("--model.optimizer", "AdamW", "--data", "Digits", "--trainer.max_epochs", "1", "--trainer.logger", "false")
+    for run, options in (
+        ("line", line),
+        ("file", ("--config", "net.yaml", "--model.backbone.dict_kwargs.img_size", "8")),
     ):
-        assert option in out
+        done = lightning("fit", *options, *fit, "--trainer.limit_train_batches", "2", "--run_dir", run)
+        assert done.status == 0, done.err
+        shapes = [tuple(weight.shape) for weight in resnet18.load_run(run).model.backbone.parameters()]
+        assert shapes == ([(10, 64), (10,)] if run == "line" else [(10, 64)])
+        assert lightning("test", "--ckpt_path", run).status == 0
+        done = lightning("fit", "--ckpt_path", run, "--trainer.max_epochs", "2")
+        assert done.status == 0, done.err
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,19 @@ import re
 import sys
 from pathlib import Path
 
-from conftest import CONFIG, SMALL
+import pytest
+from conftest import CONFIG, DROPOUT_NET, DROPOUT_RUN, SMALL
+
+MINE = """
+from lightning.pytorch import Callback
+
+class Mine(Callback):
+    def on_validation_epoch_end(self, trainer, pl_module) -> None:
+        pl_module.log("val/mine", 12345.678 + trainer.current_epoch)
+
+    def on_train_batch_end(self, trainer, pl_module, *arguments) -> None:
+        pl_module.log("norm", 0.25, on_step=True, on_epoch=True)
+"""
 
 
 def on_a_terminal(arguments: list[str], cwd: Path) -> tuple[int, str]:
@@ -33,8 +45,9 @@ def test_a_terminal_gets_a_bar_with_loss_top1_and_speed(tmp_path: Path) -> None:
     numbers = r"epoch \d/3 .* \d+/60 .*loss \d\.\d+  top-1 \d+\.\d+ %  [\d,]+ images/s"
     assert any(re.search(numbers, bar) for bar in bars)
     assert max(map(len, bars)) <= 80
-    lines = [line for line in re.split(r"[\r\n]+", text) if re.match(r"epoch [123]/3  train/loss", line)]
+    lines = [line for line in re.split(r"[\r\n]+", text) if re.match(r"epoch [123]/3  loss", line)]
     assert len(lines) == 3  # one line an epoch stays
+    assert max(map(len, lines)) <= 80
 
 
 def test_a_file_gets_a_line_an_epoch(lightning) -> None:
@@ -44,3 +57,40 @@ def test_a_file_gets_a_line_an_epoch(lightning) -> None:
     assert "\r" not in done.out
     assert "━" not in done.out
     assert len(re.findall(r"(?m)^epoch \d/2  ", done.out)) == 2
+
+
+LOSS, TOP1, TOP5 = r"loss \d\.\d{4}", r"val/top1 \d+\.\d\d %", r"val/top5 \d+\.\d\d %"
+OWN = r"norm 0\.2500  val/mine 1\.235e\+04"
+SPEED, TIME = r"[\d,]+ img/s", r"\d+\.\d s"
+
+
+@pytest.mark.parametrize(
+    ("columns", "parts"),
+    [
+        (30, ["epoch 1/1", TOP1]),
+        (44, ["epoch 1/1", LOSS, TOP1]),
+        (66, ["epoch 1/1", LOSS, f"val/{LOSS}", TOP1, TIME]),
+        (100, ["epoch 1/1", LOSS, f"val/{LOSS}", TOP1, OWN, TIME]),
+        (130, ["epoch 1/1", LOSS, f"val/{LOSS}", TOP1, OWN, TOP5, SPEED, TIME]),
+    ],
+)
+def test_a_line_is_cut_to_the_width_between_numbers(
+    columns: int, parts: list[str], lightning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mynet.py").write_text(DROPOUT_NET + MINE)
+    monkeypatch.setenv("COLUMNS", str(columns))
+    done = lightning(*DROPOUT_RUN, "--trainer.max_epochs", "1", "--trainer.callbacks", "mynet.Mine")
+    assert done.status == 0, done.err
+    (line,) = [line for line in done.out.splitlines() if line.startswith("epoch ")]
+    assert re.fullmatch("  ".join(parts), line), line
+    assert len(line) <= columns
+
+
+def test_an_epoch_shows_what_was_measured_in_it_alone(lightning, tmp_path: Path) -> None:
+    (tmp_path / "mynet.py").write_text(DROPOUT_NET)
+    done = lightning(*DROPOUT_RUN, "--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "2")
+    assert done.status == 0, done.err
+    first, second, third = [line for line in done.out.splitlines() if line.startswith("epoch ")]
+    assert "val/loss" in second
+    for line in (first, third):
+        assert re.fullmatch(f"epoch ./3  {LOSS}  {SPEED}  {TIME}", line), line

@@ -79,22 +79,27 @@ def test_killed_runs_have_every_row_once_in_wandb(lightning, tmp_path: Path) -> 
         (["fit", "--ckpt_path", "run", "--last.every_n_steps", "110"], 215),
     ]
     held: list[list[dict[str, Any]]] = []
-    for number, (arguments, step) in enumerate(starts):
+    for arguments, step in starts:
         process = start(arguments, tmp_path)
         stop_at(process, tmp_path / "run", step, signal.SIGKILL)
         _, err = process.communicate()
         assert process.returncode == -9, err
-        held.append(wandb_rows(tmp_path / "run", number))
+        held.append(wandb_rows(tmp_path / "run", -1))
     assert held[0] == []
     assert max(row["trainer/global_step"] for row in held[1]) > 130
     assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] < 130
     done = lightning("fit", "--ckpt_path", "run")
     assert done.status == 0, done.err
-    logged = [row for part in range(3) for row in wandb_rows(tmp_path / "run", part)]
+    # What the kill has cut off in W&B's file is taken away, and nothing else: `wandb sync` would stop there.
+    (ended,) = sorted((tmp_path / "run" / "wandb").glob("offline-run-*/run-run.wandb"))[:1]
+    assert ended.stat().st_size % 2**15
+    assert wandb_rows(tmp_path / "run", 0) == held[1]
+    logged = [row for part in range(2) for row in wandb_rows(tmp_path / "run", part)]
+    assert len(list((tmp_path / "run" / "wandb").glob("empty-*"))) == 1  # with which `wandb sync` would upload nothing
     written = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
     assert len(written) == 240 + 12
     assert len(logged) == len(written)
-    for part in sorted((tmp_path / "run" / "wandb").glob("offline-run-*"))[1:]:
+    for part in (tmp_path / "run" / "wandb").glob("offline-run-*"):
         (started,) = [record["run"] for record in wandb_records(part) if record["type"] == "run"]
         assert (started["run_id"], started["resume"]) == ("run", True)  # or a server would begin anew with each part
     for row, other in zip(logged, written, strict=True):  # all parts together, in order

@@ -82,8 +82,9 @@ class EpochLines(ProgressBar):
         epoch = f"epoch {trainer.current_epoch + 1:>{len(last)}}/{last}"
         measured = trainer.callback_metrics.items()
         new = {name: float(value) for name, value in measured if value is not self._before.get(name)}
-        parts = {name: f"{name} {written(name, value)}" for name, value in new.items() if not name.endswith("_step")}
-        own = [name for name in parts if name not in (*FIRST, *LAST, "lr")]
+        parts = {name: f"{name} {written(name, value)}" for name, value in new.items()}
+        twice = {f"{name}_{which}" for name in new for which in ("step", "epoch")}  # by a `log` of both
+        own = [name for name in parts if name not in (*FIRST, *LAST, *twice, "lr")]
         if "train/loss" in new:
             parts["train/loss"] = parts["train/loss"].removeprefix("train/")
         if "images_per_s" in new:

@@ -46,7 +46,7 @@ def last(run: str) -> dict:
         (["--last.every_n_steps", "20"], [21, 40]),  # step 20 ends an epoch: the step after it saves
         (["--last.every_n_steps", "10", "--trainer.val_check_interval", "0.5"], [11, 21, 31, 40]),
         (["--last.every_n_steps", "1", "--trainer.accumulate_grad_batches", "4"], [1, 2, 3, 4, 6, 7, 8, 9, 10]),
-        (["--last.every_n_minutes", "1e-9"], [5, 10, 15, 21, 25, 30, 35, 40]),  # asked at log points
+        (["--last.every_n_minutes", "1e-9", "--trainer.log_every_n_steps", "0"], [*range(1, 20), *range(21, 41)]),
         ([], [40]),
     ],
     ids=["steps", "an epoch's last step", "a validation", "gradients in sums", "minutes", "by default"],
