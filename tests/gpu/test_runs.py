@@ -11,7 +11,7 @@ from pathlib import Path
 import kill_and_resume
 import pytest
 import torch
-from conftest import CONFIG, DROPOUT_NET, DROPOUT_RUN, picture_folder, start
+from conftest import CONFIG, DROPOUT_NET, DROPOUT_RUN, Done, picture_folder, start
 from devices import GPU, everywhere, on_gpu, trainer_on
 from kill_and_resume import Way, differences, go_on, kill, prepare
 
@@ -65,6 +65,12 @@ def last(run: Path) -> dict:
     return read_checkpoint(run / "checkpoints" / "last.ckpt")
 
 
+def quietly(done: Done) -> None:
+    """Looks whether a command ended well, and had nothing to say but that a CPU emulates bf16."""
+    assert done.status == 0, done.err
+    assert [line for line in done.err.splitlines() if not line.startswith("precision bf16")] == []
+
+
 @pytest.mark.parametrize(
     ("device", "precision"),
     [
@@ -72,6 +78,7 @@ def last(run: Path) -> dict:
         *(
             pytest.param(GPU, precision, marks=pytest.mark.gpu, id=f"cuda-{precision}")
             for precision in ("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true")
+            if (GPU, precision) != ("cpu", "16-mixed")  # which Lightning does not have there
         ),
     ],
 )
@@ -85,15 +92,15 @@ def test_a_run_trains_is_scored_predicts_and_loads_on_the_cpu(
     on = (*trainer_on(device), "--trainer.precision", precision)
     options = (*recipe, *epochs, "--trainer.logger", "false", "--run_dir", "run")
     done = lightning("fit", "--config", CONFIG, *on, *options)
-    assert (done.status, done.err) == (0, "")
+    quietly(done)
     assert f"on {device}, {precision}\n" in done.out
     done = lightning("test", "--ckpt_path", "run")
-    assert (done.status, done.err) == (0, "")
+    quietly(done)
     top1 = re.search(r"test/top1 ([\d.]+) %", done.out)
     assert top1
     assert device == "cpu" or float(top1[1]) > 50  # chance is 10
     done = lightning("predict", "--ckpt_path", "run", "--output", "out.csv")
-    assert (done.status, done.err) == (0, "")
+    quietly(done)
     rows = list(csv.DictReader((tmp_path / "out.csv").open()))
     assert len(rows) == 359
     assert all(0 < float(row["probability"]) <= 1 for row in rows)
@@ -114,7 +121,7 @@ def test_a_run_trains_is_scored_predicts_and_loads_on_the_cpu(
 def test_the_first_infinite_gradients_of_float16_are_no_divergence(device: str, lightning, tmp_path: Path) -> None:
     (tmp_path / "scaled.yaml").write_text("trainer: {plugins: [{class_path: mynet.Scaled}]}\n")
     done = lightning(*RUN, *trainer_on(device), "--config", "scaled.yaml", "--model.ema", "0.9")
-    assert (done.status, done.err) == (0, "")
+    quietly(done)
     kept = last(tmp_path / "run")
     assert kept["global_step"] == 40  # those that the scaler left out are counted
     assert 1 <= kept["Scaled"]["scale"] < 2.0**40
@@ -161,7 +168,7 @@ def test_a_run_that_a_signal_stopped_ends_as_the_unbroken_one(device: str, light
     assert done.status == 128 + signal.SIGTERM, done.err
     assert last(tmp_path / "run")["global_step"] == 28
     done = lightning("fit", "--ckpt_path", "run")
-    assert (done.status, done.err) == (0, "")
+    quietly(done)
     assert differences(tmp_path / "whole", tmp_path / "run") == []
 
 
