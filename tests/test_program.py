@@ -116,6 +116,10 @@ def shown_by(lightning, capfd: pytest.CaptureFixture[str], *arguments: object) -
     return capfd.readouterr().out
 
 
+def test_what_is_only_shown_needs_no_weights(lightning, capfd) -> None:
+    assert "flip_tta: false" in shown_by(lightning, capfd, "test", "--print_config=skip_null")
+
+
 OPTION = re.compile(r"^  (--[\w.]+)", re.MULTILINE)
 
 
