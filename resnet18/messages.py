@@ -99,7 +99,8 @@ def _stopped_by(trainer: Trainer) -> str:
         if isinstance(callback, EarlyStopping) and callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
             return f"{type(callback).__name__}: {callback.monitor} {_because(callback)}"
         if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None and left <= 0:
-            return f"trainer.max_time: {timedelta(seconds=round(callback.time_elapsed()))} of training"
+            limit = timedelta(seconds=round(callback.time_elapsed() + left))
+            return f"trainer.max_time: {limit} of training"
     return "a callback, which set trainer.should_stop"
 
 

@@ -91,7 +91,7 @@ def follow_metrics(
     others = any(type(one).__module__.partition(".")[0] not in ("lightning", "resnet18") for one in callbacks)
     best = config.best
     best.mode = record["best"]["mode"] = _mode("best", best.monitor, best.mode, modes, others)
-    places = [_listed(one["trainer"].get("callbacks")) for one in (config, given, record)]
+    places = [_listed(one.get("trainer", {}).get("callbacks")) for one in (config, given, record)]
     for number, (callback, settings, own, kept) in enumerate(zip(callbacks, *places, strict=True)):
         monitor, now = getattr(callback, "monitor", None), getattr(callback, "mode", None)
         if monitor is None:

@@ -234,7 +234,7 @@ def test_other_loggers_and_callbacks_from_yaml(lightning, tmp_path: Path) -> Non
         (("--trainer.max_steps", "27"), "trainer.max_steps: 27 steps", "27 steps, the last in epoch 2 of 9", 2),
         (
             ("--trainer.max_time", "00:00:00:00", "--trainer.min_steps", "20"),
-            "trainer.max_time: 0:00:0",
+            "trainer.max_time: 0:00:00 of training",
             "1 of 9 epochs",
             1,
         ),
