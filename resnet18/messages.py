@@ -124,7 +124,7 @@ def scores(metrics: Mapping[str, float]) -> str:
 
 
 def finished(checkpoint: dict[str, Any], trainer: Trainer, run: str) -> str | None:
-    """Why a run has nothing left to train, and how it would go on all the same; None if it has.
+    """Why a run has nothing left to train, and what lets it train on; None if it has.
 
     Args:
         checkpoint: Its last one.
@@ -135,13 +135,13 @@ def finished(checkpoint: dict[str, Any], trainer: Trainer, run: str) -> str | No
     steps, epochs, most = checkpoint["global_step"], trainer.max_epochs, trainer.max_steps
     if epochs is not None and 0 <= epochs <= done:
         longer = f"--trainer.max_epochs {2 * epochs}"
-        return f"this run is finished: {done:,} of {counted(epochs, 'epoch')}; {longer} would go on"
+        return f"this run is finished: {done:,} of {counted(epochs, 'epoch')}; {longer} trains on"
     if 0 <= most <= steps:
-        return f"this run is finished: {steps:,} of {counted(most, 'step')}; --trainer.max_steps {2 * most} would go on"
+        return f"this run is finished: {steps:,} of {counted(most, 'step')}; --trainer.max_steps {2 * most} trains on"
     for timer in callbacks_of(trainer):
         used = checkpoint["callbacks"].get(timer.state_key, {}).get("time_elapsed", {}).get("train", 0.0)
         if isinstance(timer, Timer) and used >= (timer.time_remaining() or math.inf):
-            return f"this run is finished: its {used:.0f} s are used up; a longer --trainer.max_time would go on"
+            return f"this run is finished: its {used:.0f} s are used up; a longer --trainer.max_time trains on"
     for callback in trainer.early_stopping_callbacks:
         state = checkpoint["callbacks"].get(callback.state_key, {})
         if state.get("stopped_epoch") or state.get("wait_count", 0) >= callback.patience > 0:

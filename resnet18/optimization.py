@@ -78,7 +78,7 @@ def make_optimizer(
 
 
 def make_schedule(make: ScheduleCallable, optimizer: Optimizer, total_steps: int | None) -> LRScheduler:
-    """The schedule over an optimizer; one that takes ``total_steps`` and was not told its length is told it here.
+    """The schedule over an optimizer; one that takes ``total_steps`` and was not given its length gets it here.
 
     Args:
         make: Takes the optimizer.
@@ -149,7 +149,7 @@ def check_length(settings: dict[str, Any], total_steps: float) -> None:
     schedule = settings["scheduler"]
     if isinstance(schedule, OneCycleLR) and settings["interval"] == "step" and schedule.total_steps < total_steps:
         raise UsageError(
-            f"model.schedule: OneCycleLR was told to take {counted(schedule.total_steps, 'step')} and the run has "
+            f"model.schedule: OneCycleLR is given {counted(schedule.total_steps, 'step')} and the run has "
             f"{total_steps:,}; without a total_steps of its own it takes the run's"
         )
 

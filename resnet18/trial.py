@@ -97,10 +97,10 @@ def follow_metrics(
         if monitor is None:
             continue
         key, known = f"trainer.callbacks[{number}].init_args", "mode" in settings.get("init_args", {})
-        told = own.get("init_args", {}).get("mode") if known else now  # or the class decides, and not as it should
+        asked = own.get("init_args", {}).get("mode") if known else now  # or the class decides, and not as it should
         if now not in get_args(Mode):  # it has no direction, or means something else by the word
-            told = now = modes.get(monitor) or "max"
-        mode = _mode(key, monitor, told, modes, others)
+            asked = now = modes.get(monitor) or "max"
+        mode = _mode(key, monitor, asked, modes, others)
         if mode != now:
             settings.init_args.mode = kept["init_args"]["mode"] = mode
             parser = ArgumentParser(exit_on_error=False)
@@ -108,14 +108,14 @@ def follow_metrics(
             callbacks[number] = parser.instantiate(Namespace(callback=settings)).callback
 
 
-def _mode(key: str, monitor: str, told: Any, modes: Mapping[str, Mode | None], others: bool) -> Mode:
+def _mode(key: str, monitor: str, given: Any, modes: Mapping[str, Mode | None], others: bool) -> Mode:
     """The direction to watch a metric in: its own, or for one of which nothing is known the one that was given."""
     if monitor not in modes and (not others or monitor.startswith("test/")):
         raise KeyedError(f"{key}.monitor", f"must be one of {', '.join(modes)}, not {monitor}{hint(monitor, modes)}")
     own = modes.get(monitor)
-    if own and told not in (None, own):
-        raise KeyedError(f"{key}.mode", f"{told} contradicts {monitor}, of which {MORE[own]} is better: {own}")
-    if not (mode := own or told):
+    if own and given not in (None, own):
+        raise KeyedError(f"{key}.mode", f"{given} contradicts {monitor}, of which {MORE[own]} is better: {own}")
+    if not (mode := own or given):
         known = ", ".join(name for name, way in modes.items() if way)
         why = f"what is better is known of {known}, and not of {monitor}{hint(monitor, modes)}"
         raise KeyedError(f"{key}.mode", f"max or min must be given; {why}")

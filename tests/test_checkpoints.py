@@ -251,7 +251,7 @@ def test_a_finished_run_says_so(lightning, trained: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     done = lightning("fit", "--ckpt_path", trained)
     assert done.status == 0
-    assert "this run is finished: 3 of 3 epochs; --trainer.max_epochs 6 would go on" in done.out
+    assert "this run is finished: 3 of 3 epochs; --trainer.max_epochs 6 trains on" in done.out
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 

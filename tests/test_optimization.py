@@ -210,7 +210,7 @@ def test_a_length_of_ones_own_that_the_run_outgrows_and_a_run_without_an_end_are
     before = Path("run", "metrics.csv").read_text()
     done = lightning("fit", "--ckpt_path", "run", "--trainer.max_epochs", 2)
     assert done.status == 2
-    assert "model.schedule: OneCycleLR was told to take 6 steps and the run has 10" in done.err
+    assert "model.schedule: OneCycleLR is given 6 steps and the run has 10" in done.err
     assert Path("run", "metrics.csv").read_text() == before
     done = lightning(*FIT, "--run_dir", "endless", "--trainer.max_epochs", "-1")
     assert done.status == 2
