@@ -129,7 +129,7 @@ class Program(Arguments):
     def instantiate_classes(self) -> None:
         wandb_without_questions()
         try:
-            made = self.config_init = self.parser.instantiate_classes(self.config)
+            made = self.config_init = self.parser.instantiate(self.config)
         except (ValueError, TypeError, MisconfigurationException) as error:
             # The parser knows which class it was; else it was a function, and only a backbone is made by one here.
             raise self._refused(error, "model.backbone") from error
