@@ -85,7 +85,7 @@ class _Generator(torch.Generator):
     wanted: str
 
     def __new__(cls, device: Any = "cpu") -> Any:
-        made: Any = torch.Generator.__new__(cls, "cpu")  # pyrefly: ignore[bad-argument-count]
+        made: Any = super().__new__(cls, "cpu")  # pyrefly: ignore[bad-argument-count]
         made.wanted = torch.device(device).type
         return made
 
