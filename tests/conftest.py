@@ -19,7 +19,8 @@ from PIL import Image
 
 # Before anything imports W&B or Lightning: tests neither ask nor reach for a network.
 os.environ.update(WANDB_MODE="offline", WANDB_ERROR_REPORTING="false", WANDB_SILENT="true")
-os.environ["OMP_NUM_THREADS"] = "1"  # the networks are tiny, and sums then do not depend on the number of threads
+# The networks are tiny, and sums then do not depend on the number of cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 for name in ("API_KEY", "PROJECT", "ENTITY", "RUN_GROUP", "TAGS", "NAME", "NOTES", "JOB_TYPE", "RUN_ID"):
     os.environ.pop(f"WANDB_{name}", None)
 os.environ.pop("PL_GLOBAL_SEED", None)
