@@ -30,7 +30,7 @@ from resnet18.compilation import compile_in_place
 from resnet18.errors import RunError
 from resnet18.head import head_of
 from resnet18.hyperparameters import described_model, plain_values
-from resnet18.inputs import check_pixels, check_size, checked_statistics, memory_format
+from resnet18.inputs import check_pixels, check_size, checked_statistics, laid_out, memory_format
 from resnet18.losses import Loss, check_loss, training_loss
 from resnet18.metrics import MeanLoss, Mode, check_watched, mode_of
 from resnet18.mixing import Mixing
@@ -164,7 +164,7 @@ class Classifier(LightningModule):
     def normalize(self, images: Tensor) -> Tensor:
         """What the backbone sees of uint8 images: (pixels / 255 - mean) / std, in float32."""
         check_pixels(images, self.input_size, len(self.mean))
-        images = images.contiguous(memory_format=self.memory_format)
+        images = laid_out(images, self.memory_format)
         # In two passes over the batch instead of four.
         return images * (1 / (255 * self.std)) - self.mean / self.std
 
@@ -200,7 +200,7 @@ class Classifier(LightningModule):
         if not self.mixing:
             return training_loss(self.loss, self(images), labels, self.label_smoothing)
         inputs, labels = self.mixing(self.normalize(images), labels)
-        inputs = inputs.contiguous(memory_format=self.memory_format)  # on CUDA they come out of mixing otherwise
+        inputs = laid_out(inputs, self.memory_format)  # on CUDA they come out of mixing otherwise
         return training_loss(self.loss, self.backbone(inputs), labels, self.label_smoothing)
 
     def on_train_start(self) -> None:

@@ -83,3 +83,12 @@ def memory_format(backbone: nn.Module, channels_last: bool) -> torch.memory_form
         for part in backbone.modules()
     )
     return torch.channels_last if channels_last and not breaks else torch.contiguous_format
+
+
+def laid_out(images: Tensor, layout: torch.memory_format) -> Tensor:
+    """N×C×H×W images in a memory format, copied where they lie in another."""
+    if images.shape[1] == 1 and layout is torch.contiguous_format:
+        # Of one channel both formats are alike to contiguous(); a convolution goes by the strides, and so would lay
+        # out all that follows it.
+        return images.squeeze(1).contiguous().unsqueeze(1)
+    return images.contiguous(memory_format=layout)

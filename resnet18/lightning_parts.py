@@ -11,6 +11,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
 
+import torch
 import yaml
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import (
@@ -125,7 +126,7 @@ def prepare_callbacks(
             name = type(callback).__name__
             if model.averaging.decay:
                 raise UsageError(f"trainer.callbacks: {name} and model.ema both change the weights; take one of them")
-            if isinstance(callback, ModelPruning) and model.channels_last:
+            if isinstance(callback, ModelPruning) and model.memory_format is torch.channels_last:
                 raise UsageError(
                     f"trainer.callbacks: {name} needs weights as torch lays them: --model.channels_last false"
                 )

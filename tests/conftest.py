@@ -147,10 +147,12 @@ def start(
 ) -> subprocess.Popen[str]:
     """Starts the program as a process of its own."""
     program = program or (sys.executable, "-m", "resnet18")
+    # W&B's service of this process would outlive one that is killed, and keep its run open.
+    inherited = {name: value for name, value in os.environ.items() if name != "WANDB_SERVICE"}
     return subprocess.Popen(
         [*program, *map(str, arguments)],
         cwd=cwd,
-        env={**os.environ, **environment},
+        env={**inherited, **environment},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

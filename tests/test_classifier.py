@@ -194,6 +194,14 @@ def test_weights_and_images_are_channels_last_unless_switched_off(channels_last:
     assert [kernel.is_contiguous(memory_format=torch.channels_last), *seen] == [channels_last, channels_last]
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_any_number_of_channels_are_laid_out_where_channels_last_is_off(channels: int) -> None:
+    classifier = make(tiny(channels=channels), mean=[0.5] * channels, std=[0.5] * channels, channels_last=False)
+    pixels = torch.zeros(2, 8, 8, channels, dtype=torch.uint8).permute(0, 3, 1, 2)  # as the feeds give them
+    # Not is_contiguous(), which of one channel says yes to both formats: convolutions go by the strides.
+    assert classifier.normalize(pixels).stride() == (channels * 64, 64, 8, 1)
+
+
 def test_a_network_that_channels_last_would_break_is_left_as_it_is() -> None:
     first, narrow = nn.Conv2d(2, 4, 3), nn.Conv2d(4, 12, 1, 2)
     classifier = make(nn.Sequential(first, narrow, nn.AdaptiveAvgPool2d(1), nn.Flatten()))
