@@ -1,7 +1,8 @@
 """Where in a run a Trainer is, from counters that a checkpoint restores.
 
-Lightning keeps them in its loops and sets some of its attributes out of a type checker's sight; what this project needs
-of that stands here, once.
+Lightning keeps them in its loops and sets some of its attributes out of a type checker's sight; what this project reads
+and sets of the loops stands here. What ends a run reaches into Lightning in :mod:`resnet18.callbacks.interrupt`, what
+watches processes in :mod:`resnet18.ranks`.
 """
 
 import copy
