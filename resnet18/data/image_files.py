@@ -62,9 +62,6 @@ class ImageFiles(ImageDataModule):
         RunError: In ``setup``, for files that can't be read.
     """
 
-    has_test = True
-    """Whether there are test images."""
-
     def __init__(
         self,
         image_size: int = 128,
