@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import CONFIG
+from conftest import CONFIG, DROPOUT_NET, DROPOUT_RUN
 
 from resnet18.precision import choose_precision, emulation_warning
 
@@ -90,13 +90,13 @@ def test_a_plugin_may_set_the_precision(lightning, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize("command", ["fit", "check", "bench"])
 def test_emulation_is_obeyed_and_said(command: str, lightning, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, onednn=False)
+    Path("mynet.py").write_text(DROPOUT_NET)
     short = {
-        "fit": ("--trainer.limit_train_batches", "1", *WIDTH[2:]),
+        "fit": ("--trainer.limit_train_batches", "1", "--trainer.max_epochs", "1"),
         "check": ("--steps", "20"),
         "bench": ("--steps", "3", "--ladder", "false"),
     }[command]
-    precision = ("--trainer.precision", "bf16-mixed")
-    done = lightning(command, "--config", CONFIG, *WIDTH[:2], *precision, "--data.batch_size", "16", *short)
+    done = lightning(command, *DROPOUT_RUN[1:], "--trainer.precision", "bf16-mixed", *short)
     said = [line for line in done.err.splitlines() if "this CPU has no bf16 instructions and emulates them" in line]
     assert len(said) == 1, done
     assert "bf16-mixed" in done.out
