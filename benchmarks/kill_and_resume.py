@@ -6,7 +6,7 @@ then compares all that the run left with the unbroken run's, bit for bit: weight
 counters, callbacks, best checkpoint, and every row of ``metrics.csv``. Trials take turns in float32 and bf16, with and
 without averaged weights, with the resident feed and the one that two workers stream.
 
-    python benchmarks/kill_and_resume.py       # 20 trials, 8 minutes; writes benchmarks/results/kill_and_resume.json
+    python benchmarks/kill_and_resume.py       # 20 trials, 10 minutes; writes benchmarks/results/kill_and_resume.json
 """
 
 import argparse
