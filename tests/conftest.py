@@ -19,8 +19,9 @@ from PIL import Image
 
 # Before anything imports W&B or Lightning: tests neither ask nor reach for a network.
 os.environ.update(WANDB_MODE="offline", WANDB_ERROR_REPORTING="false", WANDB_SILENT="true")
-# The networks are tiny, and sums then do not depend on the number of cores.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Whatever the shell says: the networks are tiny, two workers of two threads wait for each other, and a run in this
+# process and one in another are compared to the last bit, which needs the same number of threads.
+os.environ["OMP_NUM_THREADS"] = "1"
 for name in ("API_KEY", "PROJECT", "ENTITY", "RUN_GROUP", "TAGS", "NAME", "NOTES", "JOB_TYPE", "RUN_ID"):
     os.environ.pop(f"WANDB_{name}", None)
 os.environ.pop("PL_GLOBAL_SEED", None)
