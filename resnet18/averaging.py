@@ -170,7 +170,7 @@ class Averaging(Callback):
             checkpoint[RAW_WEIGHTS] = self.average.raw()
 
     def read(self, checkpoint: dict[str, Any]) -> None:
-        """Puts the raw weights of a checkpoint into its state dict, to go on with, and notes the averages."""
+        """Puts the raw weights of a checkpoint into its state dict, to resume from, and notes the averages."""
         raw = checkpoint.get(RAW_WEIGHTS, {})
         self._stored = {name: checkpoint["state_dict"][PREFIX + name] for name in raw}
         checkpoint["state_dict"].update(_prefixed(raw))

@@ -138,7 +138,7 @@ def prepare_callbacks(
 
 
 def check_resuming(trainer: Trainer) -> None:
-    """Refuses to go on with a run that would not be the same.
+    """Refuses to resume a run that would not be the same.
 
     Raises:
         UsageError: Where a callback keeps too little in a checkpoint.

@@ -35,7 +35,7 @@ def emulation_warning(precision: Any, accelerator: Any) -> str | None:
     if not str(precision).startswith("bf16") or device == "mps" or has_bf16(device):
         return None
     better = choose_precision(accelerator).precision
-    times = "" if device == "cuda" else ", some ten times slower than float32"
+    times = "" if device == "cuda" else ", far slower than float32"
     return (
         f"precision {precision}: this {_name(device)} has no bf16 instructions and emulates them{times}; "
         f"--trainer.precision {better} would be faster"

@@ -1,7 +1,7 @@
 """What ``lightning check`` looks at: the data in :mod:`resnet18.checks.data`, the network in the other modules.
 
 The order is that of Karpathy, "A Recipe for Training Neural Networks", 2019, https://karpathy.github.io/2019/04/25/recipe/:
-become one with the data, then the loss at the start, then one batch by heart, before anything is trained in earnest.
+become one with the data, then the loss at the start, then overfit one batch, before anything is trained in earnest.
 """
 
 from collections.abc import Sequence

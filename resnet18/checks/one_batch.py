@@ -1,4 +1,4 @@
-"""One batch learnt by heart by the configured optimizer: what can't do that can't learn more, and it takes seconds.
+"""One batch overfitted by the configured optimizer: what can't do that can't learn more, and it takes seconds.
 
 The learning rate is the configured peak from the first step on; schedule, mixing, label smoothing and dropout are off,
 and the batch stays the same, so that nothing but the network, the optimizer and the labels can be at fault.
@@ -19,7 +19,7 @@ from resnet18.names import counted
 from resnet18.optimization import decay_groups
 
 LEARNT = 0.1
-"""Cross-entropy that counts as learnt by heart: nine tenths of the probability on the right class."""
+"""Cross-entropy that counts as overfitted: nine tenths of the probability on the right class."""
 AT_LEAST = 5
 """Steps that are always taken: behind two layers that start at zero, a gradient appears in the third."""
 GROUPS_SHOWN = 6
@@ -29,7 +29,7 @@ DROPPING = (nn.modules.dropout._DropoutNd, StochasticDepth)
 
 @dataclass
 class Memorised:
-    """How the learning by heart went."""
+    """How the overfitting of one batch went."""
 
     by: str = ""
     """The optimizer and its learning rate, in words."""

@@ -27,7 +27,7 @@ class CIFAR10(ImageDataModule):
         kwargs: The rest is :class:`~resnet18.data.base.ImageDataModule`'s.
 
     Raises:
-        RunError: In ``prepare_data``, where the archive is neither there nor to be had.
+        RunError: In ``prepare_data``, where the archive is neither there nor can be downloaded.
     """
 
     archive: ClassVar[type[datasets.CIFAR10]] = datasets.CIFAR10
