@@ -38,12 +38,13 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from resnet18.backbone import ResNet
-from resnet18.cli import Program
-from resnet18.data import ImageDataModule, Pixels
-from resnet18.measuring.clock import Clock, PeakMemory, Probe
-from resnet18.precision import choose_precision
-from resnet18.provenance import measured_with, provenance
-from resnet18.quiet import quieten
+from resnet18.cli.notices import quieten
+from resnet18.cli.program import Program
+from resnet18.commands.measure import Clock, PeakMemory, Probe
+from resnet18.data.base import ImageDataModule
+from resnet18.data.feeds.resident import Pixels
+from resnet18.engine.precision import choose_precision
+from resnet18.storage.provenance import measured_with, provenance
 
 ROOT = Path(__file__).parents[1]
 PARAMETERS = 11_173_962  # of pytorch-cifar's ResNet18

@@ -38,9 +38,9 @@ def train(guarded: bool) -> dict[str, float]:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.callbacks import Checkpoint
 
-    from resnet18.callbacks.finite import FiniteLoss
-    from resnet18.callbacks.interrupt import GracefulStop
-    from resnet18.cli import Program
+    from resnet18.cli.program import Program
+    from resnet18.engine.divergence import FiniteLoss
+    from resnet18.engine.stopping import GracefulStop
 
     class Clock(Callback):
         def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -70,8 +70,8 @@ def train(guarded: bool) -> dict[str, float]:
 
 
 def main() -> None:
-    from resnet18.provenance import measured_with, provenance
-    from resnet18.quiet import quieten
+    from resnet18.cli.notices import quieten
+    from resnet18.storage.provenance import measured_with, provenance
 
     quieten()
     train(guarded=True)  # what is slow once only

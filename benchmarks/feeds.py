@@ -32,12 +32,12 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, transforms
 
-from resnet18.data import ImageFolder
-from resnet18.data.augment import Augmentation
-from resnet18.data.resident import Pixels, TrainLoader
-from resnet18.measuring.clock import Clock, ready_ahead
-from resnet18.provenance import measured_with, provenance
-from resnet18.quiet import quieten
+from resnet18.cli.notices import quieten
+from resnet18.commands.measure import Clock, ready_ahead
+from resnet18.data.feeds.augment import Augmentation
+from resnet18.data.feeds.resident import Pixels, TrainLoader
+from resnet18.data.folder import ImageFolder
+from resnet18.storage.provenance import measured_with, provenance
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "feeds.json"

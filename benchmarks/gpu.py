@@ -19,10 +19,10 @@ from xml.etree import ElementTree
 
 import torch
 
-from resnet18.data import Pixels, TrainLoader
-from resnet18.data.augment import Augmentation
-from resnet18.measuring.clock import Clock
-from resnet18.provenance import measured_with, provenance
+from resnet18.commands.measure import Clock
+from resnet18.data.feeds.augment import Augmentation
+from resnet18.data.feeds.resident import Pixels, TrainLoader
+from resnet18.storage.provenance import measured_with, provenance
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "gpu.json"

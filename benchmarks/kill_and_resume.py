@@ -263,7 +263,7 @@ def main() -> None:
         for number in range(options.trials):
             trials.append(trial(number, WAYS[number % len(WAYS)], place))
             print(trials[-1], flush=True)
-    from resnet18.provenance import measured_with, provenance
+    from resnet18.storage.provenance import measured_with, provenance
 
     killed = [kill for one in trials for kill in one["kills"] if kill["hit"]]
     result = {

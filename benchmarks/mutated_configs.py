@@ -24,7 +24,7 @@ from mutations import Mutation, mutations
 from PIL import Image
 
 from resnet18.__main__ import main as program
-from resnet18.provenance import measured_with, provenance
+from resnet18.storage.provenance import measured_with, provenance
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "mutated_configs.json"

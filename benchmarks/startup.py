@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from resnet18.provenance import measured_with, provenance
+from resnet18.storage.provenance import measured_with, provenance
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "startup.json"

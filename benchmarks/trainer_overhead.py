@@ -70,7 +70,7 @@ def bare() -> tuple[float, float]:
     import torch
     from torch.nn import functional as F
 
-    from resnet18.cli import Program
+    from resnet18.cli.program import Program
 
     program = Program("fit", [*SETTINGS, *LEAN])
     model, data = program.model.train(), program.datamodule
@@ -97,7 +97,7 @@ def trainer(*options: str) -> tuple[float, float]:
     """The same by the program itself."""
     from lightning.pytorch import Callback, LightningModule, Trainer
 
-    from resnet18.cli import Program
+    from resnet18.cli.program import Program
 
     clock = Clock()
 
@@ -117,8 +117,8 @@ def trainer(*options: str) -> tuple[float, float]:
 def measure() -> dict[str, Any]:
     import torch
 
-    from resnet18.provenance import measured_with, provenance
-    from resnet18.quiet import quieten
+    from resnet18.cli.notices import quieten
+    from resnet18.storage.provenance import measured_with, provenance
 
     quieten()
     torch.set_num_threads(1)

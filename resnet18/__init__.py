@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from resnet18.data.cifar10 import CIFAR10 as CIFAR10
     from resnet18.data.cifar100 import CIFAR100 as CIFAR100
     from resnet18.data.digits import Digits as Digits
-    from resnet18.data.files import Files as Files
+    from resnet18.data.feeds.files import Files as Files
+    from resnet18.data.feeds.resident import Pixels as Pixels
     from resnet18.data.folder import ImageFolder as ImageFolder
     from resnet18.data.image_files import ImageFiles as ImageFiles
     from resnet18.data.imagenet import ImageNet as ImageNet
-    from resnet18.data.resident import Pixels as Pixels
     from resnet18.runs import load_run as load_run
 
 __version__ = "0.1.0"
@@ -28,12 +28,12 @@ _HOMES = {
     "CIFAR100": "resnet18.data.cifar100",
     "Classifier": "resnet18.classifier",
     "Digits": "resnet18.data.digits",
-    "Files": "resnet18.data.files",
+    "Files": "resnet18.data.feeds.files",
     "ImageDataModule": "resnet18.data.base",
     "ImageFiles": "resnet18.data.image_files",
     "ImageFolder": "resnet18.data.folder",
     "ImageNet": "resnet18.data.imagenet",
-    "Pixels": "resnet18.data.resident",
+    "Pixels": "resnet18.data.feeds.resident",
     "ResNet": "resnet18.backbone",
     "load_run": "resnet18.runs",
     "resnet18": "resnet18.backbone",

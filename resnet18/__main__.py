@@ -13,17 +13,8 @@ import sys
 from collections.abc import Sequence
 
 from resnet18 import __version__
+from resnet18.cli import COMMANDS, LIGHTNINGS_OWN
 from resnet18.errors import RunError, UsageError
-
-COMMANDS = {
-    "fit": "train, into a directory of its own under runs/; with --ckpt_path, resume a run",
-    "validate": "score a checkpoint on the validation images",
-    "test": "score a checkpoint on the test images",
-    "predict": "write a checkpoint's predictions for the test images, or for --images, to a CSV file",
-    "check": "look for mistakes before training: data, loss at the start, overfit one batch",
-    "bench": "measure a configuration on this machine: the feed, the bare loop and the Trainer side by side",
-}
-LIGHTNINGS_OWN = ("fit", "validate", "test", "predict")  # the others are modules of resnet18.commands
 
 
 def help_text(program: str) -> str:
@@ -67,13 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(program: str, command: str, arguments: list[str]) -> int:
-    from resnet18.quiet import quieten
+    from resnet18.cli.notices import quieten
 
     quieten()
     own = command not in LIGHTNINGS_OWN
-    cli = importlib.import_module(f"resnet18.commands.{command}" if own else "resnet18.cli")
-    interrupt = importlib.import_module("resnet18.callbacks.interrupt")
-    ranks = importlib.import_module("resnet18.ranks")
+    cli = importlib.import_module(f"resnet18.commands.{command}" if own else "resnet18.cli.program")
+    interrupt = importlib.import_module("resnet18.engine.stopping")
+    ranks = importlib.import_module("resnet18.engine.ranks")
     try:
         cli.run(command, arguments)
     except UsageError as error:
@@ -84,7 +75,7 @@ def _run(program: str, command: str, arguments: list[str]) -> int:
         print(f"{program} {command}: {ranks.rank_prefix()}{error}", file=sys.stderr)
         return 1
     except RuntimeError as error:
-        if (full := importlib.import_module("resnet18.messages").out_of_memory(error)) is None:
+        if (full := importlib.import_module("resnet18.cli.messages").out_of_memory(error)) is None:
             raise
         print(f"{program} {command}: {ranks.rank_prefix()}{full}", file=sys.stderr)
         return 1
@@ -95,7 +86,7 @@ def _run(program: str, command: str, arguments: list[str]) -> int:
         if not ranks.rank_prefix():
             print(f"\n{program} {command}: stopped by {name}; {how}", file=sys.stderr)
         if stop.requeue:
-            importlib.import_module("resnet18.slurm").requeue()
+            importlib.import_module("resnet18.engine.stopping").requeue()
         return 128 + stop.signum
     except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes an exit of the one
         if not any(isinstance(one, KeyboardInterrupt) for one in (stop, stop.__context__)):

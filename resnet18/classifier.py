@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -23,41 +23,29 @@ from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric, MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from resnet18.averaging import Averaging, complete_weights
+from resnet18.callbacks.ema import Averaging
+from resnet18.callbacks.predictions import Prediction
 from resnet18.callbacks.training_log import TRAINING_METRICS, TrainingLog
-from resnet18.checkpoints import CONFIG_KEY
-from resnet18.compilation import compile_in_place
-from resnet18.errors import RunError
-from resnet18.head import head_of
-from resnet18.hyperparameters import described_model, plain_values
-from resnet18.inputs import check_pixels, check_size, checked_statistics, laid_out, memory_format
-from resnet18.losses import Loss, check_loss, training_loss
+from resnet18.engine.checkpointing import complete_weights
+from resnet18.engine.compilation import compile_in_place
+from resnet18.engine.inputs import check_pixels, check_size, checked_statistics, laid_out, memory_format
+from resnet18.engine.loops import resume_between_epochs, total_steps
+from resnet18.errors import RunError, counted
+from resnet18.losses import Loss, Mixing, check_loss, training_loss
 from resnet18.metrics import MeanLoss, Mode, check_watched, mode_of
-from resnet18.mixing import Mixing
-from resnet18.names import counted
 from resnet18.optimization import (
     Interval,
     OptimizerCallable,
     ScheduleCallable,
     check_length,
     forget_length,
+    head_of,
     make_optimizer,
     make_schedule,
     schedule_settings,
     set_rates,
 )
-from resnet18.position import resume_between_epochs, total_steps
-
-
-class Prediction(NamedTuple):
-    """What ``predict`` gives for a batch of B images."""
-
-    positions: Tensor
-    """int64, B: the images' places in the data set."""
-    classes: Tensor
-    """int64, B: the likeliest class."""
-    probabilities: Tensor
-    """float32, B: its softmax probability."""
+from resnet18.storage.checkpoints import CONFIG_KEY, described_model, plain_values
 
 
 class Classifier(LightningModule):
@@ -72,16 +60,16 @@ class Classifier(LightningModule):
             default.
         label_smoothing: Of the training loss; the losses of validation and test are plain cross-entropy.
         channels_last: Keep weights and images as N×H×W×C in memory: the same network, faster convolutions. Not done to
-            very narrow networks, see :func:`~resnet18.inputs.memory_format`.
-        compile: Compile the backbone before training; see :func:`~resnet18.compilation.compile_in_place`.
-        mixup: Alpha of MixUp, 0 for none; ``train/loss`` is the loss of mixed images. See :mod:`resnet18.mixing`.
+            very narrow networks, see :func:`~resnet18.engine.inputs.memory_format`.
+        compile: Compile the backbone before training; see :func:`~resnet18.engine.compilation.compile_in_place`.
+        mixup: Alpha of MixUp, 0 for none; ``train/loss`` is the loss of mixed images. See :mod:`resnet18.losses`.
         cutmix: Likewise of CutMix.
         loss: Of the training; see :func:`~resnet18.losses.training_loss`. Validation and test report cross-entropy and
             predictions are softmax probabilities, whichever it is.
         backbone_lr_scale: All but the backbone's last layer learn at this multiple of the optimizer's learning rate;
             the logged ``lr`` is the last layer's. A schedule scales both, but a floor such as ``eta_min`` is absolute.
         ema: Decay of a moving average of the weights, 0 for none, which is then what is scored and saved; see
-            :mod:`resnet18.averaging`.
+            :mod:`resnet18.callbacks.ema`.
         num_classes: Width of the logits. The command line takes this and what follows from the data.
         mean: Of each channel, pixels counted from 0 to 1.
         std: Likewise.

@@ -9,8 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import Metric
 
-from resnet18.errors import RunError
-from resnet18.names import hint
+from resnet18.errors import RunError, hint
 
 Mode = Literal["max", "min"]
 """Whether more of a metric is better, or less."""

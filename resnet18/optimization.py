@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, LambdaLR, LRScheduler, OneCycleLR, ReduceLROnPlateau
 
-from resnet18.errors import UsageError
-from resnet18.names import counted
+from resnet18.errors import UsageError, counted
 
 OptimizerCallable = Callable[[Iterable], Optimizer]
 ScheduleCallable = Callable[[Optimizer], LRScheduler]
@@ -170,3 +169,13 @@ def set_rates(schedule: LRScheduler) -> None:
         schedule.last_epoch -= 1
         schedule.step()
         schedule._step_count -= 1
+
+
+def head_name(backbone: nn.Module) -> str:
+    """The dotted name of the layer that holds the last entry of the state dict; empty for a network of one layer."""
+    return next(reversed(backbone.state_dict()), "").rpartition(".")[0]
+
+
+def head_of(backbone: nn.Module) -> nn.Module:
+    """The layer of that name."""
+    return backbone.get_submodule(head_name(backbone))

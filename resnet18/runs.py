@@ -29,11 +29,11 @@ from typing import Any
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
-from resnet18.checkpoints import CONFIG_KEY, FOLDER, find_checkpoint, read_checkpoint, run_directory
-from resnet18.class_paths import missing_module, refuse_foreign_code
 from resnet18.classifier import Classifier
 from resnet18.data.base import ImageDataModule
 from resnet18.errors import RunError, UsageError
+from resnet18.storage.checkpoints import CONFIG_KEY, FOLDER, find_checkpoint, read_checkpoint, run_directory
+from resnet18.storage.class_paths import missing_module, refuse_foreign_code
 
 CONFIG, PROVENANCE, METRICS, EVALUATIONS = "config.yaml", "provenance.json", "metrics.csv", "evaluations.jsonl"
 CODE, LATEST = "code", "latest"
@@ -52,8 +52,8 @@ def create_run(
     Args:
         directory: Must not hold anything yet.
         config: The resolved configuration.
-        provenance: See :func:`resnet18.provenance.provenance`.
-        sources: Files of the user's own that it was made with, see :func:`resnet18.provenance.own_sources`.
+        provenance: See :func:`resnet18.storage.provenance.provenance`.
+        sources: Files of the user's own that it was made with, see :func:`resnet18.storage.provenance.own_sources`.
         link: Let ``latest`` beside it point to it, where the file system has links.
 
     Raises:

@@ -21,10 +21,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics import MeanMetric, MeanSquaredError
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
-from resnet18 import Classifier, resnet18
-from resnet18.classifier import Prediction
-from resnet18.data import EvaluationLoader, Pixels, TrainLoader
-from resnet18.data.augment import Augmentation
+from resnet18 import Classifier, Pixels, resnet18
+from resnet18.callbacks.predictions import Prediction
+from resnet18.data.feeds.augment import Augmentation
+from resnet18.data.feeds.resident import EvaluationLoader, TrainLoader
 from resnet18.errors import RunError
 from resnet18.optimization import decay_groups
 from resnet18.schedules import WarmupCosine

@@ -14,7 +14,7 @@ import torchvision
 import yaml
 from conftest import CONFIG, ROOT, archive_of, picture, picture_folder
 
-from resnet18.data import CIFAR10, CIFAR100
+from resnet18 import CIFAR10, CIFAR100
 from resnet18.runs import read_metrics
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))

@@ -11,8 +11,7 @@ from torch.nn import functional as F
 from torch.optim import SGD
 
 from resnet18 import Classifier
-from resnet18.losses import training_loss
-from resnet18.mixing import Mixing
+from resnet18.losses import Mixing, training_loss
 
 NET = """
 from lightning.pytorch import Callback

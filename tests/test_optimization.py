@@ -22,8 +22,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from resnet18 import Classifier, resnet18
-from resnet18.head import head_name, head_of
-from resnet18.optimization import set_rates
+from resnet18.optimization import head_name, head_of, set_rates
 from resnet18.schedules import OneCycle, Triangular, WarmupCosine
 
 

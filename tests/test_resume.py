@@ -12,7 +12,7 @@ import yaml
 from conftest import DROPOUT_NET, DROPOUT_RUN, start, wandb_records
 from kill_and_resume import differences
 
-from resnet18.checkpoints import read_checkpoint
+from resnet18.storage.checkpoints import read_checkpoint
 
 RUN = (*DROPOUT_RUN, "--trainer.max_epochs", "4", "--run_dir", "run")
 SLOWED = DROPOUT_NET.replace("return self.fc", "import time; time.sleep(0.01)\n        return self.fc")

@@ -14,8 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 from torch.optim import Optimizer
 
-from resnet18.head import head_of
-from resnet18.optimization import NORMS
+from resnet18.optimization import NORMS, head_of
 
 
 class Freeze(Callback):

@@ -4,14 +4,24 @@ import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-
-from resnet18.classifier import Prediction
+from torch import Tensor
 
 COLUMNS = ("image", "class", "probability")
+
+
+class Prediction(NamedTuple):
+    """What ``predict`` gives for a batch of B images."""
+
+    positions: Tensor
+    """int64, B: the images' places in the data set."""
+    classes: Tensor
+    """int64, B: the likeliest class."""
+    probabilities: Tensor
+    """float32, B: its softmax probability."""
 
 
 class PredictionTable(Callback):

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from resnet18.engine.loops import at_log_point, batches_done
 from resnet18.metrics import written
-from resnet18.position import at_log_point, batches_done
 
 REDRAW_S = 0.5
 FIRST = ("train/loss", "val/loss", "val/top1")

@@ -13,8 +13,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from resnet18.engine.loops import at_log_point
 from resnet18.metrics import Mode
-from resnet18.position import at_log_point
 
 TRAINING_METRICS: dict[str, Mode | None] = {"train/loss": "min", "lr": None, "images_per_s": None}
 

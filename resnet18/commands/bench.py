@@ -1,7 +1,7 @@
 """``lightning bench``: how fast a configuration trains on this machine, and what limits it.
 
 The feed alone, the bare loop that one would write by hand, and ``Trainer.fit`` do the same work, in turns, over several
-rounds of one process; and so do the rungs of :mod:`resnet18.measuring.ladder`. Medians over the rounds are shown.
+rounds of one process; and so do the rungs of :mod:`ladder`. Medians over the rounds are shown.
 Nothing is left behind but the file of ``--json``.
 """
 
@@ -25,16 +25,24 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from resnet18.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
-from resnet18.cli import Program
+from resnet18.cli.program import Program
 from resnet18.commands import on_one_device
-from resnet18.errors import RunError, UsageError
-from resnet18.measuring.clock import Nothing, Probe
-from resnet18.measuring.ladder import COMPILED, Ladder, rungs
-from resnet18.measuring.loops import HALF, TRUE, bare, pull, stopped_at_once
-from resnet18.measuring.result import Measured, extra_ms, limited_by
-from resnet18.names import counted
-from resnet18.provenance import measured_with, provenance
+from resnet18.commands.ladder import COMPILED, Ladder, rungs
+from resnet18.commands.measure import (
+    HALF,
+    TRUE,
+    Measured,
+    Nothing,
+    Probe,
+    bare,
+    extra_ms,
+    limited_by,
+    pull,
+    stopped_at_once,
+)
+from resnet18.engine.checkpointing import BestCheckpoint, LastCheckpoint
+from resnet18.errors import RunError, UsageError, counted
+from resnet18.storage.provenance import measured_with, provenance
 
 ROUNDS = 3
 FEED_S = 0.3  # seconds that the feed alone is measured for at least: a batch of a resident one takes next to none

@@ -3,7 +3,7 @@
 It takes what ``fit`` takes, looks at the data, the network and the optimizer that the configuration makes, on its
 device and in its precision, and says what it found, a line each. It leaves nothing behind but a picture of the first
 batch.
-See :mod:`resnet18.checks` for where the looks come from.
+See :mod:`resnet18.commands.check_data` for where the looks come from.
 """
 
 import itertools
@@ -18,17 +18,25 @@ from rich.console import Console
 from rich.text import Text
 from torch.optim import Optimizer
 
-from resnet18.arguments import say
-from resnet18.checks import Finding
-from resnet18.checks.data import balance, duplicates, pixels
-from resnet18.checks.network import Batch, Network, failure, independence, loss_at_start
-from resnet18.checks.one_batch import AT_LEAST, at_peak, by_heart, gradients, one_batch, parameter_groups
-from resnet18.cli import Program
+from resnet18.cli.arguments import say
+from resnet18.cli.program import Program
 from resnet18.commands import on_one_device
-from resnet18.errors import RunError, UsageError
-from resnet18.names import counted
-from resnet18.pictures import contact_sheet, save
-from resnet18.warm_start import start_from
+from resnet18.commands.check_data import Finding, balance, contact_sheet, duplicates, pixels, save
+from resnet18.commands.check_network import (
+    AT_LEAST,
+    Batch,
+    Network,
+    at_peak,
+    by_heart,
+    failure,
+    gradients,
+    independence,
+    loss_at_start,
+    one_batch,
+    parameter_groups,
+)
+from resnet18.errors import RunError, UsageError, counted
+from resnet18.storage.checkpoints import start_from
 
 BATCHES = 4
 """Batches that the loss at the start is the mean of."""

@@ -14,14 +14,13 @@ import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor
 
-from resnet18.data.augment import Augmentation
-from resnet18.data.files import Files
-from resnet18.data.order import Order, Place, Position
-from resnet18.data.resident import EvaluationLoader, Pixels, TrainLoader
+from resnet18.data.feeds.augment import Augmentation
+from resnet18.data.feeds.files import Files
+from resnet18.data.feeds.order import Order, Place, Position
+from resnet18.data.feeds.resident import EvaluationLoader, Pixels, TrainLoader
 from resnet18.data.splits import fingerprint, stratified_split
-from resnet18.errors import RunError, UsageError
-from resnet18.names import counted
-from resnet18.position import limited_batches, position, refuse_other_batches
+from resnet18.engine.loops import limited_batches, position, refuse_other_batches
+from resnet18.errors import RunError, UsageError, counted
 
 Part = Literal["train", "val", "test"]
 # What every source has to say of its images.
@@ -283,6 +282,17 @@ class ImageDataModule(LightningDataModule, ABC):
     def check_resumed_epoch(self, trainer: Trainer, done: int) -> None:
         """Raises RunError where an epoch of which so many batches are done was begun in other batches than now."""
         refuse_other_batches(done, self._saved_epoch, self._epoch(trainer))
+
+    def images_of(self, batches: range, rank: int) -> list[str | int]:
+        """What a rank is shown in some batches of the current epoch: the files' names, or numbers in the source."""
+        assert self.trainer is not None
+        assert self.train is not None
+        epoch = 0 if self.trainer.overfit_batches else self.trainer.current_epoch  # type: ignore[attr-defined]
+        order = Order(len(self.train), self.batch_size, self.seed, rank, self.trainer.world_size).epoch(epoch)
+        places = order[batches.start * self.batch_size : batches.stop * self.batch_size].tolist()
+        if self.train.names is not None:
+            return [self.train.names[place] for place in places]
+        return places if self.train.rows is None else self.train.rows[places].tolist()
 
     def _epoch(self, trainer: Trainer) -> dict[str, int]:
         """An epoch's batches, and the images in one of them over all ranks."""

@@ -12,7 +12,7 @@ import torch
 from torchvision import datasets
 
 from resnet18.data.base import ImageDataModule, Part
-from resnet18.data.resident import Pixels
+from resnet18.data.feeds.resident import Pixels
 from resnet18.errors import RunError
 
 

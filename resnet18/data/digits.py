@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from resnet18.data.base import ImageDataModule, Part
-from resnet18.data.resident import Pixels
+from resnet18.data.feeds.resident import Pixels
 from resnet18.data.splits import stratified_split
 from resnet18.errors import RunError
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from resnet18.data.base import Part
-from resnet18.data.decode import SUFFIXES
-from resnet18.data.files import Files
+from resnet18.data.feeds.decode import SUFFIXES
+from resnet18.data.feeds.files import Files
 from resnet18.data.image_files import ImageFiles
 from resnet18.errors import RunError
 
@@ -69,7 +69,7 @@ class ImageFolder(ImageFiles):
         return classes
 
     def load(self, part: Part) -> Files:
-        """The files of one part and their labels; see :class:`~resnet18.data.files.Files`."""
+        """The files of one part and their labels; see :class:`~resnet18.data.feeds.files.Files`."""
         place, classes = self.root / self.folders[part], self._classes(part)
         if classes != self.class_names:
             more = sorted(set(classes) - set(self.class_names))

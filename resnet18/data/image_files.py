@@ -15,14 +15,13 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor
 
-from resnet18.data.augment import Augmentation, Policy
 from resnet18.data.base import ImageDataModule, Part
-from resnet18.data.cache import Looked, look_through
-from resnet18.data.files import Files, Geometry
-from resnet18.data.resident import Pixels
-from resnet18.data.streamed import StreamedEvaluationLoader, StreamedTrainLoader
-from resnet18.errors import RunError
-from resnet18.names import counted
+from resnet18.data.feeds.augment import Augmentation, Policy
+from resnet18.data.feeds.cache import Looked, look_through
+from resnet18.data.feeds.files import Files, Geometry
+from resnet18.data.feeds.resident import Pixels
+from resnet18.data.feeds.streamed import StreamedEvaluationLoader, StreamedTrainLoader
+from resnet18.errors import RunError, counted
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what torchvision's weights expect
 GREY_MEAN, GREY_STD = (0.449,), (0.226,)  # the same of grey values

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from resnet18.randomness import generator
+from resnet18.engine.seeding import generator
 
 
 def stratified_split(

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 
 from resnet18.data.base import Part
-from resnet18.data.decode import SUFFIXES
-from resnet18.data.files import Files
+from resnet18.data.feeds.decode import SUFFIXES
+from resnet18.data.feeds.files import Files
 from resnet18.data.folder import images_under
 from resnet18.data.image_files import ImageFiles
 from resnet18.errors import RunError

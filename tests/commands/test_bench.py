@@ -16,10 +16,9 @@ import torch
 from conftest import CONFIG, ROOT, SMALL, start
 
 from resnet18.commands.bench import BARE, FEED, FIT, Bench
-from resnet18.measuring.clock import DRAIN_S, PROBES, Clock, PeakMemory
-from resnet18.measuring.ladder import StockImages, stock_transform
-from resnet18.measuring.result import Measured, limited_by
-from resnet18.precision import has_bf16
+from resnet18.commands.ladder import StockImages, stock_transform
+from resnet18.commands.measure import DRAIN_S, PROBES, Clock, Measured, PeakMemory, limited_by
+from resnet18.engine.precision import has_bf16
 
 BENCH = ("bench", "--config", CONFIG, *SMALL, "--steps", "2")
 FLOAT32 = "float32, N×C×H×W, DataLoader"
@@ -132,7 +131,7 @@ def test_the_trainer_runs_with_what_fit_gives_it(tmp_path: Path) -> None:
 OWN = """
 import torch
 from torch import nn
-from resnet18.data import ImageDataModule, Pixels
+from resnet18 import ImageDataModule, Pixels
 
 class Dots(ImageDataModule):
     class_names = ("left", "right")
@@ -302,7 +301,7 @@ def test_the_peak_is_that_since_it_was_asked_for_and_readable_where_it_can_not_b
 
 
 def test_where_the_system_does_not_tell_the_memory_is_not_measured(lightning, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnet18.measuring.clock.sys", SimpleNamespace(platform="win32"))
+    monkeypatch.setattr("resnet18.commands.measure.sys", SimpleNamespace(platform="win32"))
     monkeypatch.setitem(sys.modules, "resource", None)  # importing it fails, as on Windows
     done = lightning(*BENCH, "--ladder", "false", "--json", "bench.json")
     assert done.status == 0, done.err

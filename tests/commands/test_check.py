@@ -8,7 +8,7 @@ import torch
 from conftest import CONFIG, SMALL, Done
 from PIL import Image
 
-from resnet18.pictures import contact_sheet
+from resnet18.commands.check_data import contact_sheet
 
 FINDINGS = [
     "classes",
@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from resnet18 import ResNet
-from resnet18.data import Digits, Pixels
+from resnet18 import Digits, Pixels
 
 
 class Data(Digits):

@@ -8,8 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from resnet18 import Digits
-from resnet18.data import Pixels
+from resnet18 import Digits, Pixels
 from resnet18.data.digits import FILE
 from resnet18.errors import RunError
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from conftest import picture, picture_folder
 
-from resnet18.data import Files, ImageFolder, ImageNet, Pixels
-from resnet18.data.cache import look_through
-from resnet18.data.streamed import StreamedEvaluationLoader, StreamedTrainLoader
+from resnet18 import Files, ImageFolder, ImageNet, Pixels
+from resnet18.data.feeds.cache import look_through
+from resnet18.data.feeds.streamed import StreamedEvaluationLoader, StreamedTrainLoader
 from resnet18.errors import RunError
 
 

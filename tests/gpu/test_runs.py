@@ -15,9 +15,8 @@ from conftest import CONFIG, DROPOUT_NET, DROPOUT_RUN, Done, picture_folder, sta
 from devices import GPU, everywhere, on_gpu, trainer_on
 from kill_and_resume import Way, differences, go_on, kill, prepare
 
-from resnet18 import load_run
-from resnet18.checkpoints import read_checkpoint
-from resnet18.data import Pixels
+from resnet18 import Pixels, load_run
+from resnet18.storage.checkpoints import read_checkpoint
 
 CALLBACKS = """
 import os

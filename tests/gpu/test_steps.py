@@ -14,13 +14,13 @@ from devices import GPU, everywhere, on_gpu, trainer_on
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from resnet18 import Classifier, ImageFolder, ResNet
-from resnet18.agreement import Agreement
-from resnet18.averaging import WeightAverage
-from resnet18.data import ImageDataModule, Pixels, TrainLoader
-from resnet18.data.augment import Augmentation
-from resnet18.data.files import Files
-from resnet18.data.streamed import StreamedTrainLoader
+from resnet18 import Classifier, ImageDataModule, ImageFolder, Pixels, ResNet
+from resnet18.callbacks.ema import WeightAverage
+from resnet18.data.feeds.augment import Augmentation
+from resnet18.data.feeds.files import Files
+from resnet18.data.feeds.resident import TrainLoader
+from resnet18.data.feeds.streamed import StreamedTrainLoader
+from resnet18.engine.ranks import Agreement
 
 FORBID = """
 import torch

@@ -1,0 +1,14 @@
+"""The program: its commands, its options, and what it says of a mistake.
+
+Kept light: this much is imported before anything heavy is.
+"""
+
+COMMANDS = {
+    "fit": "train, into a directory of its own under runs/; with --ckpt_path, resume a run",
+    "validate": "score a checkpoint on the validation images",
+    "test": "score a checkpoint on the test images",
+    "predict": "write a checkpoint's predictions for the test images, or for --images, to a CSV file",
+    "check": "look for mistakes before training: data, loss at the start, overfit one batch",
+    "bench": "measure a configuration on this machine: the feed, the bare loop and the Trainer side by side",
+}
+LIGHTNINGS_OWN = ("fit", "validate", "test", "predict")  # the others are modules of resnet18.commands

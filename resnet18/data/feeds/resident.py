@@ -1,0 +1,158 @@
+"""A loader over a data set that lives, whole, as one uint8 tensor on the training device.
+
+No workers, no PIL, no collation: a batch is one gather, on CPU and GPU alike. The idea is that of the fast CIFAR-10
+loaders (Page, 2018; Jordan's cifar10-loader); here it is also sharded over ranks and can begin anywhere in a run.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from resnet18.data.feeds.augment import Augmentation
+from resnet18.data.feeds.order import Order, Position
+from resnet18.engine.seeding import generator
+
+AUGMENT = 2  # keeps these draws apart from those of the order
+_PLAIN = Augmentation()
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """A labelled set of N images, or some of a larger one's, which is then shared and not copied."""
+
+    store: Tensor
+    """uint8, M×H×W×C."""
+    labels: Tensor
+    """int64, N."""
+    rows: Tensor | None = None
+    """int64, N: where in ``store`` each image stands. Without it, in order."""
+    names: Sequence[str] | None = None
+    """What the images are called in the tables that ``predict`` writes; by default their numbers."""
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def images(self) -> Tensor:
+        """The images themselves: uint8, N×H×W×C."""
+        return self.store if self.rows is None else self.store[self.rows]
+
+    def take(self, positions: Tensor) -> Self:
+        """The images at these positions: int64, in the order wanted."""
+        rows = positions if self.rows is None else self.rows[positions.to(self.rows.device)]
+        names = None if self.names is None else [self.names[position] for position in positions.tolist()]
+        return type(self)(self.store, self.labels[positions.to(self.labels.device)], rows.to(self.store.device), names)
+
+    def identity(self) -> dict[str, Tensor]:
+        """What tells this set from another, for its fingerprint."""
+        return {"labels": self.labels} if self.names is None else named(self.labels, self.names)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device."""
+        rows = self.rows if self.rows is None else self.rows.to(device)
+        return type(self)(self.store.to(device), self.labels.to(device), rows, self.names)
+
+
+def named(labels: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+    """Labels and names, both as tensors."""
+    content = "\n".join(names).encode("utf-8", "surrogateescape")
+    return {"labels": labels, "names": torch.frombuffer(bytearray(content or b"\n"), dtype=torch.uint8)}
+
+
+class TrainLoader:
+    """Shuffled, augmented training batches: (uint8 B×C×H×W in channels-last memory, int64 B).
+
+    The order is :class:`~resnet18.data.feeds.order.Order`'s. The augmentation is a function of (seed, step, rank).
+
+    Args:
+        pixels: The images, moved to ``device`` once.
+        batch_size: Images a batch, on each rank.
+        seed: Seed of the order and of the augmentation.
+        augmentation: What is done to the images; nothing that is done one by one.
+        device: Where the images live and the batches come from.
+        rank: This process's number, of ``world_size``.
+        world_size: How many processes share the images.
+        position: Asked at the start of every pass. Without it the passes count themselves, from epoch 0.
+
+    Raises:
+        ValueError: Where the images do not fill one batch on every rank, and for an augmentation that is done to one
+            image at a time.
+    """
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        batch_size: int,
+        seed: int,
+        augmentation: Augmentation = _PLAIN,
+        *,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+        position: Callable[[], Position] | None = None,
+    ) -> None:
+        if augmentation.one_by_one:
+            raise ValueError("policy and erasing are done to one image at a time, which the resident feed does not do")
+        self.pixels, self.augmentation = pixels.to(device), augmentation
+        self._colour = torch.tensor(augmentation.fill, dtype=torch.uint8).to(device)
+        self.order = Order(len(pixels), batch_size, seed, rank, world_size)
+        self._passes = 0
+        self._position = position or (lambda: Position(self._passes, 0))
+
+    def __len__(self) -> int:
+        return self.order.batches
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        epoch, first = self._position()
+        self._passes = epoch + 1
+        order, pixels = self.order, self.pixels
+        # The epoch's order crosses to the device at once: a copy a batch would make the device wait for each.
+        batches = order.epoch(epoch).to(pixels.store.device).split(order.batch_size)
+        for batch in range(first, order.batches):
+            index = batches[batch]
+            rows = index if pixels.rows is None else pixels.rows[index]
+            draws = generator(order.seed, AUGMENT, epoch * order.batches + batch, order.rank, device=rows.device)
+            yield (
+                self.augmentation.gather(pixels.store, rows, self._colour, draws).permute(0, 3, 1, 2),
+                pixels.labels[index],
+            )
+
+
+class EvaluationLoader:
+    """Every image exactly once over all ranks, in order: (uint8 B×C×H×W, int64 B labels, int64 B positions).
+
+    Ranks may hold one image more or fewer than others: padding to equal shares would count images twice.
+
+    Args:
+        pixels: The images, moved to ``device`` once.
+        batch_size: Images a batch.
+        device: Where the images live and the batches come from.
+        rank: This process's number, of ``world_size``.
+        world_size: How many processes share the images.
+    """
+
+    def __init__(
+        self,
+        pixels: Pixels,
+        batch_size: int,
+        *,
+        device: torch.device | str = "cpu",
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.positions = torch.arange(len(pixels))[rank::world_size]
+        self.pixels = pixels.take(self.positions).to(device)
+        self.batch_size = batch_size
+
+    def __len__(self) -> int:
+        return -(-len(self.positions) // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        store, labels, rows = self.pixels.store, self.pixels.labels, self.pixels.rows
+        assert rows is not None
+        for start in range(0, len(self.positions), self.batch_size):
+            batch = slice(start, start + self.batch_size)
+            yield store[rows[batch]].permute(0, 3, 1, 2), labels[batch], self.positions[batch]

@@ -1,0 +1,1 @@
+"""What keeps a run exact: the only room that knows private names of Lightning."""

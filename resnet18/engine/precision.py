@@ -1,0 +1,77 @@
+"""Which precision a run trains in where its configuration leaves that out, and whether the machine has one at all."""
+
+import platform
+from typing import Any, NamedTuple
+
+import torch
+
+from resnet18.storage.class_paths import import_object
+
+
+class Choice(NamedTuple):
+    """A value of ``trainer.precision``, and why it was chosen."""
+
+    precision: str
+    reason: str
+
+
+def choose_precision(accelerator: Any) -> Choice:
+    """The fastest precision that trains as well as float32 on this machine.
+
+    Args:
+        accelerator: ``trainer.accelerator``.
+    """
+    device = _device_type(accelerator)
+    if device == "mps":
+        return Choice("32-true", "the precision that MPS is sure of")
+    if has_bf16(device):
+        return Choice("bf16-mixed", f"this {_name(device)} has bf16 instructions")
+    return Choice("16-mixed" if device == "cuda" else "32-true", f"this {_name(device)} has no bf16 instructions")
+
+
+def emulation_warning(precision: Any, accelerator: Any) -> str | None:
+    """What to say of a precision that was asked for and that this machine emulates; None where it does not."""
+    device = _device_type(accelerator)
+    if not str(precision).startswith("bf16") or device == "mps" or has_bf16(device):
+        return None
+    better = choose_precision(accelerator).precision
+    times = "" if device == "cuda" else ", far slower than float32"
+    return (
+        f"precision {precision}: this {_name(device)} has no bf16 instructions and emulates them{times}; "
+        f"--trainer.precision {better} would be faster"
+    )
+
+
+def has_bf16(device: str) -> bool:
+    """Whether a device of this kind, ``cuda`` or ``cpu``, computes in bf16 rather than emulating it."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    try:
+        supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    except AttributeError:  # torch built without oneDNN
+        return False
+    if platform.machine() in ("x86_64", "AMD64"):
+        # oneDNN's answer is also yes for AVX-512 alone, on which it emulates; and ATEN_CPU_CAPABILITY=avx2 is obeyed.
+        avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        return supported and avx512 and torch.cpu._is_avx512_bf16_supported()
+    return supported
+
+
+def plugin_decides(plugins: Any) -> bool:
+    """Whether one of ``trainer.plugins`` sets the precision, beside which Lightning takes no other."""
+    from lightning.pytorch.plugins import Precision
+
+    plugins = plugins if isinstance(plugins, list) else [plugins]
+    classes = [import_object(plugin.class_path) for plugin in plugins if hasattr(plugin, "class_path")]
+    return any(isinstance(one, type) and issubclass(one, Precision) for one in classes)
+
+
+def _device_type(accelerator: Any) -> str:
+    if accelerator in ("cuda", "mps", "cpu"):
+        return accelerator
+    found = torch.accelerator.current_accelerator(check_available=True)
+    return found.type if found is not None and found.type in ("cuda", "mps") else "cpu"
+
+
+def _name(device: str) -> str:
+    return "GPU" if device == "cuda" else "CPU"

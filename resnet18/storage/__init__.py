@@ -1,0 +1,1 @@
+"""The files of a run: checkpoints, logs and where they came from."""

@@ -1,0 +1,275 @@
+"""Finding and reading checkpoints, with nothing in them that could run.
+
+Everything is read with ``weights_only=True``: tensors and plain values. A run is named by its directory, a link to it
+(``runs/digits/latest``) or a checkpoint file.
+"""
+
+import difflib
+import pickle
+import re
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, TypeVar
+
+import torch
+from jsonargparse import ArgumentError, ArgumentParser
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor, nn
+
+from resnet18.errors import RunError
+from resnet18.optimization import head_name
+from resnet18.storage.class_paths import missing_module, refuse_foreign_code
+
+FOLDER, BEST, LAST, PREVIOUS = "checkpoints", "best.ckpt", "last.ckpt", "previous.ckpt"
+ZIP_START = b"PK\x03\x04"
+LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # what torch.save wrote before it wrote archives
+CONFIG_KEY = "config"  # where a checkpoint keeps the configuration of its run
+
+
+def find_checkpoint(place: str | Path, prefer: Sequence[str] = (BEST, LAST)) -> Path:
+    """The checkpoint file that a path names: itself, or the first of ``prefer`` in a run's directory.
+
+    Raises:
+        RunError: Where there is none.
+    """
+    place = Path(place).expanduser()
+    if place.is_dir():
+        for name in prefer:
+            if (place / FOLDER / name).is_file():
+                return place / FOLDER / name
+        raise RunError(f"{place} holds no {' or '.join(f'{FOLDER}/{name}' for name in prefer)}")
+    if not place.is_file():
+        raise RunError(f"there is no checkpoint or run {place}{_neighbours(place)}")
+    return place
+
+
+def run_directory(checkpoint: Path) -> Path | None:
+    """The run that a checkpoint lies in, or None for a file on its own."""
+    folder = checkpoint.resolve().parent
+    run = folder.parent
+    if folder.name != FOLDER or not (run / "config.yaml").is_file():
+        return None
+    return run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run
+
+
+def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """The content of a checkpoint or a state dict.
+
+    Raises:
+        RunError: For a file that is cut off, damaged or no checkpoint, and for one that carries pickled code.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+        if start.startswith(ZIP_START):
+            _check_archive(path)
+        elif not start.startswith(LEGACY_START):  # torch would take any bytes for instructions of pickle's
+            raise RunError(f"{path} {_what_it_is(start)}")
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except RunError:
+        raise
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        if named is None:
+            raise RunError(f"{path} is damaged: {_first_line(error)}") from None
+        raise RunError(
+            f"{path} carries pickled code ({named[1]}) and was not loaded: a checkpoint holds tensors and plain values"
+        ) from None
+    except EOFError:
+        raise RunError(f"{path} is cut off") from None
+    except Exception as error:  # whatever a damaged file makes of torch's reader
+        raise RunError(f"{path} can't be read: {_first_line(error)}") from None
+    if not isinstance(content, dict):
+        raise RunError(f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict")
+    return content
+
+
+def _check_archive(path: Path) -> None:
+    if not zipfile.is_zipfile(path):
+        raise RunError(f"{path} is cut off: it begins as a checkpoint does, and its end is missing")
+    with zipfile.ZipFile(path) as archive:
+        if not any(name.endswith("/data.pkl") for name in archive.namelist()):
+            raise RunError(f"{path} is a ZIP archive, but not a checkpoint: torch.save did not write it")
+        if damaged := archive.testzip():  # torch does not look at the checksums that it writes
+            raise RunError(f"{path} is damaged: {damaged} is not what was written")
+
+
+def _what_it_is(start: bytes) -> str:
+    """What to say of a file that torch has not written, from its first bytes."""
+    if not start:
+        return "is empty"
+    if start[0] == 0x80 and start[1:2] <= b"\x05":
+        return "is a pickle that torch.save did not write, and was not loaded, for it could run code"
+    line = start.decode(errors="replace").lstrip().partition("\n")[0].strip()
+    kind = (
+        f"it begins with {line[:40]!r}"
+        if line.isprintable() and "\ufffd" not in line
+        else "torch.save did not write it"
+    )
+    return f"is not a checkpoint: {kind}"
+
+
+def read_resumable(place: str | Path) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint to go on from, and its content: of a broken ``last.ckpt`` the one before it, with a warning.
+
+    Raises:
+        RunError: Where neither can be read.
+    """
+    path = find_checkpoint(place, (LAST, PREVIOUS, BEST))
+    try:
+        return path, read_checkpoint(path)
+    except RunError as error:
+        previous = path.with_name(PREVIOUS)
+        if path.name != LAST or not previous.is_file():
+            raise
+        content = read_checkpoint(previous)
+        _warn(f"{error}; going on from {PREVIOUS}, step {content.get('global_step', 0):,}")
+        return previous, content
+
+
+@rank_zero_only
+def _warn(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _neighbours(place: Path) -> str:
+    siblings = [path.name for path in place.parent.iterdir()] if place.parent.is_dir() else []
+    near = difflib.get_close_matches(place.name, siblings, n=1)
+    return f"; did you mean {place.with_name(near[0])}?" if near else ""
+
+
+Model = TypeVar("Model", bound=LightningModule)
+
+
+def plain_values(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
+    """Those that ``torch.load`` reads with ``weights_only=True``.
+
+    A model made in Python holds its backbone and optimizer as objects, which are left out.
+    """
+    return {name: value for name, value in hyper_parameters.items() if name != "_instantiator" and _is_plain(value)}
+
+
+def described_model(
+    kind: type[Model], path: Path, given: dict[str, Any], map_location: Any = "cpu", strict: bool = True
+) -> Model:
+    """The model that a checkpoint describes, with its weights.
+
+    Lightning's own ``load_from_checkpoint`` calls what a checkpoint names before anyone has looked at it.
+
+    Args:
+        kind: The model's class.
+        path: From a run, or from a Trainer used in Python.
+        given: Arguments that the checkpoint lacks or should not decide.
+        map_location: Where to, as ``torch.load`` takes it.
+        strict: Whether weights that are missing or left over are an error.
+
+    Raises:
+        RunError: Where the file is broken or names foreign code, and where weights and description do not fit.
+    """
+    checkpoint = read_checkpoint(path, map_location)
+    described = checkpoint.get(kind.CHECKPOINT_HYPER_PARAMS_KEY)
+    if not isinstance(described, dict) or "state_dict" not in checkpoint:
+        raise RunError(f"{path} does not describe a model, so it is not a checkpoint of this project")
+    described = {name: value for name, value in described.items() if name not in given and name[0] != "_"}
+    for value in described.values():
+        if isinstance(value, dict) and "dict_kwargs" in value:  # LightningCLI notes num_classes as a named one, too
+            arguments = value.get("init_args", {})
+            value["init_args"] = {name: arguments[name] for name in arguments if name not in value["dict_kwargs"]}
+    parser = ArgumentParser(exit_on_error=False)
+    # As the command line does, it takes arguments without a type.
+    parser.add_class_arguments(kind, "model", skip=set(given), instantiate=False, fail_untyped=False)
+    try:
+        config = parser.parse_object({"model": described})
+    except ArgumentError as error:
+        if missing := missing_module(error):
+            raise RunError(f"{path}: {missing}") from None
+        raise RunError(f"{path} does not describe its model: {shorten(str(error), 300)}") from None
+    refuse_foreign_code(config, str(path))
+    model = kind(**vars(parser.instantiate(config).model), **given)
+    model.hparams.update(described)
+    try:
+        model.load_state_dict(checkpoint["state_dict"], strict=strict)
+    except RuntimeError as error:
+        raise RunError(f"{path} does not fit the model it is for: {str(error).splitlines()[1].strip()}") from None
+    return model.to(next((tensor.device for tensor in checkpoint["state_dict"].values()), "cpu"))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or type(value) in (bool, int, float, str)
+
+
+PREFIX = "backbone."
+
+
+def read_weights(source: str) -> dict[str, Tensor]:
+    """The backbone's state dict that a name stands for.
+
+    Args:
+        source: A run's directory, a checkpoint, a file with a state dict, or the name of torchvision's weights, such as
+            ``ResNet18_Weights.IMAGENET1K_V1`` (which are downloaded).
+
+    Raises:
+        RunError: Where there is no such thing.
+    """
+    if not Path(source).exists() and "_Weights." in source:
+        from torchvision.models import get_weight
+
+        try:
+            return dict(get_weight(source).get_state_dict(check_hash=True))
+        except (ValueError, KeyError) as error:
+            raise RunError(f"init_from: torchvision has no weights {source} ({error})") from None
+        except OSError as error:
+            raise RunError(f"init_from: {source} could not be downloaded: {error}") from None
+    path = find_checkpoint(source)
+    content = read_checkpoint(path)
+    weights = content.get("state_dict", content)
+    if any(name.startswith(PREFIX) for name in weights):
+        weights = {name.removeprefix(PREFIX): value for name, value in weights.items() if name.startswith(PREFIX)}
+    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise RunError(f"init_from: {path} holds no state dict")
+    return dict(weights)
+
+
+def start_from(backbone: nn.Module, source: str) -> str:
+    """Loads weights into a backbone. A last layer for another number of classes keeps its own, fresh weights.
+
+    Returns:
+        What was done, in a sentence.
+
+    Raises:
+        RunError: Where anything but the last layer differs in name or shape; the backbone is left as it was.
+    """
+    weights = read_weights(source)
+    own = backbone.state_dict()
+    head = head_name(backbone)
+    fresh = [
+        name
+        for name in own
+        if name.startswith(f"{head}.") and (name not in weights or weights[name].shape != own[name].shape)
+    ]
+    kept = {name: value for name, value in weights.items() if not (fresh and name.startswith(f"{head}."))}
+    expected = {name: value for name, value in own.items() if not (fresh and name.startswith(f"{head}."))}
+    differing = [f"{name} is missing" for name in expected if name not in kept]
+    differing += [f"{name} is not in the network" for name in kept if name not in expected]
+    differing += [
+        f"{name} is {tuple(kept[name].shape)}, the network's {tuple(value.shape)}"
+        for name, value in expected.items()
+        if name in kept and kept[name].shape != value.shape
+    ]
+    if differing:
+        more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
+        raise RunError(f"init_from: {source} is of another architecture: {'; '.join(differing[:3])}{more}")
+    backbone.load_state_dict(kept, strict=False)
+    return f"weights from {source}" + (f", a fresh {head} for the new classes" if fresh else "")

@@ -1,0 +1,55 @@
+"""The wall: which room may import which, and how large each may grow."""
+
+import ast
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "resnet18"
+FILES = sorted(PACKAGE.rglob("*.py"))
+FLOORS = [  # from the ground up; a file imports from floors below its own, and within its room
+    {"errors"},
+    {"backbone", "losses", "metrics", "schedules"},
+    {"optimization"},
+    {"storage"},
+    {"engine"},
+    {"data.feeds"},
+    {"data", "callbacks"},
+    {"classifier"},
+    {"runs"},
+    {"cli", "__init__"},
+    {"__main__", "commands"},
+]
+ROOMS = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
+
+
+def room_of(module: str) -> str:
+    """``data.feeds.order`` is in ``data.feeds``, ``data.base`` in ``data``."""
+    parts = module.split(".")
+    return next(room for length in range(len(parts), 0, -1) if (room := ".".join(parts[:length])) in ROOMS)
+
+
+def name_of(file: Path) -> str:
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def imports(file: Path) -> set[str]:
+    """The package's own modules that a file imports, anywhere in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("resnet18."):
+            found.add(node.module.removeprefix("resnet18."))
+        elif isinstance(node, ast.ImportFrom) and node.module == "resnet18":
+            found |= {one.name if one.name in ROOMS else "__init__" for one in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {one.name.removeprefix("resnet18.") for one in node.names if one.name.startswith("resnet18.")}
+    return found
+
+
+@pytest.mark.parametrize("file", FILES, ids=name_of)
+def test_a_file_imports_from_floors_below_or_its_own_room(file: Path) -> None:
+    room = room_of(name_of(file))
+    for module in imports(file):
+        assert room_of(module) == room or ROOMS[room_of(module)] < ROOMS[room], f"{name_of(file)} imports {module}"
