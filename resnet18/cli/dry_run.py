@@ -12,6 +12,7 @@ from typing import Any, get_args, get_type_hints
 import torch
 from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch import Callback
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from resnet18.classifier import Classifier
@@ -137,6 +138,36 @@ def try_schedule(model: Classifier, total_steps: float = 1) -> None:
     for group in optimizer.param_groups:
         if not 0 <= (rate := float(group.get("lr", 0.0))) < math.inf:
             raise KeyedError("model.schedule", f"the learning rate would be {rate:g}")
+
+
+def check_scoring(model: Classifier, targets: Tensor) -> None:
+    """Computes the loss and every metric once, of logits that are 0 and a few of the data's own targets.
+
+    Args:
+        model: On the CPU, and left as it is.
+        targets: As the data source gives them, for at least one image.
+
+    Raises:
+        KeyedError: Where one fails, or gives something else than one number.
+    """
+    logits = torch.zeros(len(targets), model.num_classes)
+    shapes = f"logits of {_shape(logits)} and targets of {_shape(targets)}, {targets.dtype}".replace("torch.", "")
+    scored = {"loss": model.loss} | {f"metrics.{name}": one for name, one in model.val_scores.items(keep_base=True)}
+    for key, module in scored.items():
+        name, module = type(module).__name__, copy.deepcopy(module)
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of classes that a few images lack
+                value = module(logits, targets)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise KeyedError(f"model.{key}", f"{name} fails for {shapes}: {shorten(str(error), 240)}") from error
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            given = f"a tensor of {_shape(value)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise KeyedError(f"model.{key}", f"{name} gives {given}, and not one number")
+
+
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape))
 
 
 def follow_metrics(

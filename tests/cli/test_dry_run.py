@@ -1,12 +1,10 @@
-import re
-import shutil
 import textwrap
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
-from conftest import CONFIG, DROPOUT_NET, DROPOUT_RUN, ROOT, SMALL, picture_folder, start
+from conftest import CONFIG, DROPOUT_NET, DROPOUT_RUN, ROOT, SMALL, picture_folder
 from torch import nn
 
 import resnet18
@@ -215,25 +213,3 @@ def test_a_callbacks_metric_chooses_the_epoch_and_one_that_is_not_there_is_named
     assert done.status == 1
     missing = "BestCheckpoint watches val/mien, which nothing has logged in the validation; did you mean val/mine?"
     assert done.err == f"lightning fit: {missing}\n"
-
-
-def test_a_metric_added_to_the_models_own_is_logged_shown_and_watched(tmp_path: Path) -> None:
-    package = shutil.copytree(ROOT / "resnet18", tmp_path / "resnet18")
-    code = (package / "classifier.py").read_text()
-    added = code.replace(
-        "        collection = MetricCollection(",
-        "        from torchmetrics.classification import MulticlassF1Score\n\n"
-        '        scores["f1"] = MulticlassF1Score(num_classes)\n'
-        "        collection = MetricCollection(",
-    )
-    assert added != code
-    (package / "classifier.py").write_text(added)
-    (tmp_path / "mynet.py").write_text(DROPOUT_NET)
-    options = (*STOPPING, "val/f1", "--best.monitor", "val/f1", "--trainer.max_epochs", "2", "--run_dir", "run")
-    process = start([*DROPOUT_RUN, *options], tmp_path)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert modes(str(tmp_path / "run")) == ["max", "max"]
-    logged = [row["val/f1"] for row in read_metrics(tmp_path / "run") if "val/f1" in row]
-    assert re.findall(r"(?m)^epoch .*  val/f1 (\S+)", out) == [f"{value:.4f}" for value in logged]
-    assert f"best    val/f1 {max(logged):.4f}, in epoch " in out
