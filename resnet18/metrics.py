@@ -15,7 +15,7 @@ Mode = Literal["max", "min"]  # whether more of a metric is better, or less
 class MeanLoss(Metric):
     """Mean over images, whatever batches and ranks they came in.
 
-    torchmetrics' MeanMetric waits for the device in every update to look for NaNs; told not to, version 1.9 drops its
+    torchmetrics' MeanMetric waits for the device in every update to look for NaNs; with that off, version 1.9 drops its
     weights too, and a small last batch counts as much as a full one.
     """
 

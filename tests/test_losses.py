@@ -32,7 +32,7 @@ def test_binary_cross_entropy_decides_on_each_class_by_itself(smoothing: float) 
 
 
 def test_the_values_of_targets_are_not_looked_at() -> None:
-    # A meta tensor has no values: whoever waits for one fails.
+    # A meta tensor has no values: waiting for one fails.
     targets = torch.empty(2, dtype=torch.long, device="meta")
     assert BinaryCrossEntropy(0.1)(LOGITS.to("meta"), targets).shape == ()
 
@@ -239,7 +239,7 @@ def test_one_of_both_is_drawn_for_each_batch() -> None:
 
 @pytest.mark.parametrize("alphas", [(0.3, 0.0), (0.0, 0.3), (0.3, 0.3)])
 def test_nothing_waits_for_the_device(alphas: tuple[float, float]) -> None:
-    # A meta tensor has no values: whoever looks at one fails.
+    # A meta tensor has no values: looking at one fails.
     images, labels = torch.empty(8, 3, 32, 32, device="meta"), torch.empty(8, dtype=torch.long, device="meta")
     for _ in range(10):
         mixed, soft = Mixing(*alphas, num_classes=5)(images, labels)

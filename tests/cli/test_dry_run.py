@@ -201,15 +201,3 @@ def test_what_watches_a_metric_takes_its_direction(lightning, tmp_path: Path) ->
     done = lightning("fit", "--config", "run/config.yaml", "--run_dir", "again", "--trainer.max_epochs", "1")
     assert done.status == 0, done.err
     assert modes("again") == modes("run")
-
-
-def test_a_callbacks_metric_chooses_the_epoch_and_one_that_is_not_there_is_named(lightning, tmp_path: Path) -> None:
-    (tmp_path / "mynet.py").write_text(DROPOUT_NET + MINE)
-    options = (*DROPOUT_RUN, "--trainer.callbacks", "mynet.Mine", "--best.mode", "min", "--trainer.max_epochs", "3")
-    done = lightning(*options, "--best.monitor", "val/mine")
-    assert done.status == 0, done.err
-    assert "best    val/mine 0.0000, in epoch 2 of 3" in done.out
-    done = lightning(*options, "--best.monitor", "val/mien")
-    assert done.status == 1
-    missing = "BestCheckpoint watches val/mien, which nothing has logged in the validation; did you mean val/mine?"
-    assert done.err == f"lightning fit: {missing}\n"
