@@ -26,13 +26,13 @@ from resnet18.cli.dry_run import (
     FOLDER_NAMES,
     can_name_a_folder,
     check_scoring,
-    follow_metrics,
     try_one_image,
     try_schedule,
 )
 from resnet18.cli.explain import KeyedError, make
 from resnet18.cli.lr_finder import NAME, check_search, find_rate, take_finder
 from resnet18.cli.messages import closing, finished, opening, scores
+from resnet18.cli.monitors import follow_metrics
 from resnet18.cli.trainer_parts import (
     as_list,
     check_clipping,
