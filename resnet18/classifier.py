@@ -37,13 +37,12 @@ from resnet18.optimization import (
     Interval,
     OptimizerCallable,
     ScheduleCallable,
-    check_length,
-    forget_length,
+    drop_total_steps,
     head_of,
     make_optimizer,
     make_schedule,
+    refresh_lr,
     schedule_settings,
-    set_rates,
 )
 from resnet18.storage.checkpoints import CONFIG_KEY, described_model, plain_values
 
@@ -56,8 +55,8 @@ class Classifier(LightningModule):
         optimizer: Takes parameter groups, gives the optimizer. Weight decay is kept off norm layers and biases.
         schedule: Takes the optimizer, gives any torch scheduler, or one of :mod:`resnet18.schedules`. A ``total_steps``
             that is left out is the Trainer's number of optimizer steps.
-        schedule_interval: How often the schedule steps; see :func:`~resnet18.optimization.schedule_settings` for the
-            default.
+        schedule_interval: How often the schedule steps; by default every optimizer step for :mod:`resnet18.schedules`
+            and for torch's ``OneCycleLR`` and ``CyclicLR``, every epoch for torch's others, as each counts.
         label_smoothing: Of the training loss; the losses of validation and test are plain cross-entropy.
         channels_last: Keep weights and images as N×H×W×C in memory: the same network, faster convolutions. Not done to
             very narrow networks, see :func:`~resnet18.engine.inputs.memory_format`.
@@ -194,7 +193,7 @@ class Classifier(LightningModule):
     def on_train_start(self) -> None:
         resume_between_epochs(self.trainer)
         for config in self.trainer.lr_scheduler_configs:
-            set_rates(config.scheduler)
+            refresh_lr(config.scheduler)
 
     def on_validation_epoch_start(self) -> None:
         # Every rank has gathered norm statistics of its own since the last forward pass of training. A checkpoint holds
@@ -248,8 +247,7 @@ class Classifier(LightningModule):
         schedule = self.make_schedule(optimizer, steps)
         if schedule is None:
             return optimizer
-        settings = schedule_settings(schedule, self.schedule_interval)
-        check_length(settings, steps)
+        settings = schedule_settings(schedule, self.schedule_interval, steps)
         return {"optimizer": optimizer, "lr_scheduler": settings}
 
     def make_optimizer(self) -> Optimizer:
@@ -261,7 +259,7 @@ class Classifier(LightningModule):
         """See :func:`resnet18.optimization.make_schedule`; ``total_steps`` may be infinite here."""
         if self.schedule is None:
             return None
-        return make_schedule(self.schedule, optimizer, int(total_steps) if 0 < total_steps < math.inf else None)
+        return make_schedule(self.schedule, optimizer, total_steps)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
@@ -275,7 +273,7 @@ class Classifier(LightningModule):
         if self._fitting:
             self.averaging.read(checkpoint)
             for state in checkpoint.get("lr_schedulers", ()):
-                forget_length(state)
+                drop_total_steps(state)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

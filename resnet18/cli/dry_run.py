@@ -19,7 +19,7 @@ from resnet18.cli.config_files import leaves
 from resnet18.cli.explain import GROUPS, KeyedError
 from resnet18.errors import UsageError, hint
 from resnet18.metrics import Mode
-from resnet18.optimization import check_length, schedule_settings
+from resnet18.optimization import schedule_settings
 from resnet18.storage.class_paths import import_object
 
 # What the Trainer takes without looking, to divide by zero or do nothing later.
@@ -127,8 +127,7 @@ def try_schedule(model: Classifier, total_steps: float = 1) -> None:
     optimizer = model.make_optimizer()
     schedule = model.make_schedule(optimizer, total_steps)
     if schedule is not None:
-        settings = schedule_settings(schedule, model.schedule_interval)
-        check_length(settings, total_steps)
+        settings = schedule_settings(schedule, model.schedule_interval, total_steps)
         if isinstance(schedule, ReduceLROnPlateau) and settings["monitor"] in model.metric_modes:
             _mode("model.schedule.init_args", settings["monitor"], schedule.mode, model.metric_modes, others=False)
         with warnings.catch_warnings():
