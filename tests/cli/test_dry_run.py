@@ -12,8 +12,8 @@ from torch import nn
 import resnet18
 from resnet18.cli.dry_run import try_one_image
 from resnet18.errors import UsageError
-from resnet18.runs import read_metrics
 from resnet18.storage.checkpoints import read_checkpoint
+from resnet18.storage.run_files import read_metrics
 
 NETS = """
     import torch
