@@ -5,7 +5,6 @@ carries its own preprocessing, and a batch crosses to the device at a quarter of
 (``trainer.log_every_n_steps``) nothing here waits for the device.
 """
 
-import math
 import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -36,7 +35,6 @@ from resnet18.optimization import (
     Interval,
     OptimizerCallable,
     ScheduleCallable,
-    check_length,
     head_of,
     make_optimizer,
     make_schedule,
@@ -55,7 +53,8 @@ class Classifier(ResumableModule):
         optimizer: Takes parameter groups, gives the optimizer. Weight decay is kept off norm layers and biases.
         schedule: Takes the optimizer, gives any torch scheduler, or one of :mod:`resnet18.schedules`. A ``total_steps``
             that is left out is the Trainer's number of optimizer steps.
-        schedule_interval: How often the schedule steps; by default as it counts.
+        schedule_interval: How often the schedule steps; by default every optimizer step for :mod:`resnet18.schedules`
+            and for torch's ``OneCycleLR`` and ``CyclicLR``, every epoch for torch's others, as each counts.
         label_smoothing: Of the training loss, where that is one of the two with a name.
         channels_last: Keep weights and images as N×H×W×C in memory: the same network, faster convolutions. Not done to
             very narrow networks, see :func:`~resnet18.engine.inputs.memory_format`.
@@ -238,8 +237,7 @@ class Classifier(ResumableModule):
         schedule = self.make_schedule(optimizer, steps)
         if schedule is None:
             return optimizer
-        settings = schedule_settings(schedule, self.schedule_interval)
-        check_length(settings, steps)
+        settings = schedule_settings(schedule, self.schedule_interval, steps)
         return {"optimizer": optimizer, "lr_scheduler": settings}
 
     def make_optimizer(self) -> Optimizer:
@@ -251,4 +249,4 @@ class Classifier(ResumableModule):
         """See :func:`resnet18.optimization.make_schedule`; ``total_steps`` may be infinite here."""
         if self.schedule is None:
             return None
-        return make_schedule(self.schedule, optimizer, int(total_steps) if 0 < total_steps < math.inf else None)
+        return make_schedule(self.schedule, optimizer, total_steps)

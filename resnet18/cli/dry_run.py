@@ -19,7 +19,7 @@ from resnet18.cli.config_files import leaves
 from resnet18.cli.explain import GROUPS, KeyedError
 from resnet18.cli.monitors import direction
 from resnet18.errors import UsageError
-from resnet18.optimization import check_length, schedule_settings
+from resnet18.optimization import schedule_settings
 from resnet18.storage.class_paths import import_object
 
 # What the Trainer takes without looking, to divide by zero or do nothing later.
@@ -124,8 +124,7 @@ def try_schedule(model: Classifier, total_steps: float = 1) -> None:
     optimizer = model.make_optimizer()
     schedule = model.make_schedule(optimizer, total_steps)
     if schedule is not None:
-        settings = schedule_settings(schedule, model.schedule_interval)
-        check_length(settings, total_steps)
+        settings = schedule_settings(schedule, model.schedule_interval, total_steps)
         if isinstance(schedule, ReduceLROnPlateau) and settings["monitor"] in model.metric_modes:
             direction("model.schedule.init_args", settings["monitor"], schedule.mode, model.metric_modes)
         with warnings.catch_warnings():

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule
 
 from resnet18.engine.checkpointing import complete_weights
 from resnet18.engine.loops import callbacks_of, resume_between_epochs
-from resnet18.optimization import forget_length, set_rates
+from resnet18.optimization import drop_total_steps, refresh_lr
 from resnet18.storage.checkpoints import CONFIG_KEY, described_model, plain_values
 
 
@@ -28,7 +28,7 @@ class ResumableModule(LightningModule):
     def on_train_start(self) -> None:
         resume_between_epochs(self.trainer)
         for config in self.trainer.lr_scheduler_configs:
-            set_rates(config.scheduler)
+            refresh_lr(config.scheduler)
 
     def on_validation_epoch_start(self) -> None:
         # Every rank has gathered norm statistics of its own since the last forward pass of training. A checkpoint holds
@@ -55,7 +55,7 @@ class ResumableModule(LightningModule):
             if read := getattr(callback, "read_weights", None):
                 read(checkpoint)
         for state in checkpoint.get("lr_schedulers", ()):
-            forget_length(state)
+            drop_total_steps(state)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
