@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from resnet18.engine.checkpointing import LastCheckpoint
 from resnet18.engine.loops import before_step, is_between_steps, loop_state, position
-from resnet18.engine.ranks import Agreement
+from resnet18.engine.ranks import AsyncMax
 from resnet18.engine.stopping import GracefulStop
 from resnet18.errors import RunError
 
@@ -41,7 +41,7 @@ class FiniteLoss(Callback):
 
     def __init__(self, stop: GracefulStop, last: LastCheckpoint | None) -> None:
         self.stop, self.last = stop, last
-        self._agreement: Agreement | None = None
+        self._shared: AsyncMax | None = None
         # Where buffers are found, not the buffers: after the next forward pass one may be another tensor.
         self._found: list[dict[str, Tensor | None]] = []
         self._buffers: list[tuple[dict[str, Tensor | None], str, Tensor]] = []
@@ -50,7 +50,7 @@ class FiniteLoss(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.world_size > 1 or trainer.strategy.root_device.type == "cuda":
-            self._agreement = Agreement(trainer)
+            self._shared = AsyncMax(trainer)
         self._found = [part._buffers for part in pl_module.modules()]
         self._buffers, self._losses = [], []
 
@@ -77,20 +77,20 @@ class FiniteLoss(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         self._losses.append(loss.detach())
-        if self._agreement is None or not is_between_steps(trainer):
+        if self._shared is None or not is_between_steps(trainer):
             return
         # The first of the ranks that are in trouble has the largest number; 0 is none of them.
         bad = ~torch.stack(self._losses).isfinite().all() * (trainer.world_size - trainer.global_rank)
-        self._agreement.ask(torch.stack([bad, torch.full_like(bad, self.stop.received)]))
+        self._shared.start(torch.stack([bad, torch.full_like(bad, self.stop.received)]))
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         losses, self._losses = self._losses, []
-        if self._agreement is None:
+        if self._shared is None:
             if all(math.isfinite(loss) for loss in losses):
                 return
             rank = 0
         else:
-            bad, signum = self._agreement.answer()
+            bad, signum = self._shared.wait()
             self.stop.agreed = int(signum)
             if not bad:
                 return

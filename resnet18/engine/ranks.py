@@ -25,7 +25,7 @@ from resnet18.errors import RunError, UsageError
 from resnet18.storage.checkpoints import LAST
 
 
-class Agreement:
+class AsyncMax:
     """Asks for the largest value over all ranks, element by element, and has the answer a little later.
 
     On a GPU neither the host nor the running kernels wait in between: the values are gathered on a stream of their own,
@@ -41,7 +41,7 @@ class Agreement:
         self._ready: torch.cuda.Event | None = None
         self._shared: Tensor | None = None
 
-    def ask(self, values: Sequence[float] | Tensor) -> None:
+    def start(self, values: Sequence[float] | Tensor) -> None:
         """Says what this rank knows: so many numbers, the same count on every rank and in every question."""
         said = torch.as_tensor(values, dtype=torch.float32)
         if self._stream is None:
@@ -59,7 +59,7 @@ class Agreement:
             self._ready = torch.cuda.Event()
             self._ready.record(self._stream)
 
-    def answer(self) -> list[float]:
+    def wait(self) -> list[float]:
         """What the ranks know between them of what was asked last."""
         assert self._shared is not None, "nothing was asked"
         if self._ready is not None:
@@ -107,7 +107,7 @@ class Launcher(_SubprocessScriptLauncher):
         while not self._ended.wait(POLL_S):
             lost = self._lost()
             if lost is not None and not self._ended.wait(GRACE_S):
-                if self._speaks():
+                if self.is_reporter():
                     print(f"lightning {self.command}: {rank_prefix()}{self._go_on(lost)}", file=sys.stderr, flush=True)
                 for process in self.procs:
                     process.kill()
@@ -125,7 +125,7 @@ class Launcher(_SubprocessScriptLauncher):
                 return f"rank {rank} is gone ({how})"
         return None
 
-    def _speaks(self) -> bool:
+    def is_reporter(self) -> bool:
         """Whether it is for this process to tell: for a machine's first, or its second if the first may be gone."""
         local_rank = self.cluster_environment.local_rank()
         return local_rank == 0 or (local_rank == 1 and not (self._own and self._lost() is None))
@@ -149,7 +149,7 @@ class Launcher(_SubprocessScriptLauncher):
         limit = time.monotonic() + 2.0
         while (lost := self._lost()) is None and time.monotonic() < limit:  # its sockets close before it is gone
             time.sleep(0.05)
-        if not self._speaks():
+        if not self.is_reporter():
             sys.exit(1)
         raise RunError(self._go_on(lost or "another rank is gone")) from error
 
@@ -194,7 +194,7 @@ def prepare_ranks(trainer: Trainer, command: str, last: LastCheckpoint | None, s
 
 
 @contextlib.contextmanager
-def ending_together(trainer: Trainer) -> Iterator[None]:
+def exit_together(trainer: Trainer) -> Iterator[None]:
     """Where a collective that failed is told in a sentence.
 
     Raises:

@@ -25,7 +25,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from resnet18.engine.checkpointing import LastCheckpoint, end_validation
 from resnet18.engine.loops import at_last_batch, before_validation, is_between_steps, loop_state, validation_follows
-from resnet18.engine.ranks import Agreement
+from resnet18.engine.ranks import AsyncMax
 
 
 class Interrupted(BaseException):
@@ -56,7 +56,7 @@ class GracefulStop(Callback):
         """The signal that any rank was sent, as all of them know by now."""
         self._previous: dict[int, Any] = {}
         self._requeue = 0
-        self._agreement: Agreement | None = None
+        self._shared: AsyncMax | None = None
         self._shared_batches = 0
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
@@ -72,7 +72,7 @@ class GracefulStop(Callback):
         if trainer.world_size > 1:
             # Lightning's own question, which waits for the device in every step, for a flag that is no longer set.
             trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing
-            self._agreement = Agreement(trainer)
+            self._shared = AsyncMax(trainer)
         # Lightning has installed its own handlers just before.
         if threading.current_thread() is threading.main_thread():
             for signum in {int(signal.SIGTERM), int(signal.SIGINT), self._requeue or int(signal.SIGTERM)}:
@@ -92,7 +92,7 @@ class GracefulStop(Callback):
             self._stop(trainer, self.agreed if trainer.world_size > 1 else self.received, None)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._agreement is not None:
+        if self._shared is not None:
             count = torch.tensor(int(sum(trainer.num_val_batches)), device=trainer.strategy.root_device)
             torch.distributed.all_reduce(count, torch.distributed.ReduceOp.MIN)
             self._shared_batches = int(count)
@@ -109,11 +109,11 @@ class GracefulStop(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         received = self.received
-        if self._agreement is not None:
+        if self._shared is not None:
             # What was asked a batch ago is known by now. Some ranks may have a batch more than others.
-            received = int(self._agreement.answer()[0]) if 0 < batch_idx < self._shared_batches else 0
+            received = int(self._shared.wait()[0]) if 0 < batch_idx < self._shared_batches else 0
             if batch_idx < self._shared_batches - 1:
-                self._agreement.ask([self.received])
+                self._shared.start([self.received])
         if received:
             loops = loop_state(trainer)
             before_validation(loops)

@@ -21,7 +21,7 @@ from resnet18.errors import RunError
 from resnet18.storage.checkpoints import LAST, PREVIOUS
 
 
-class WholeFiles(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Whole files, and of ``last.ckpt`` the one before as well, as ``previous.ckpt``.
 
     Raises:
@@ -48,7 +48,7 @@ class WholeFiles(TorchCheckpointIO):
             raise RunError(f"{path} can't be written: {_reason(error)}{_left(path)}") from error
 
 
-class BackgroundFiles(WholeFiles):
+class BackgroundCheckpointIO(AtomicCheckpointIO):
     """Writes in a thread of its own: the training goes on while the disk is waited for.
 
     Lightning's ``AsyncCheckpointIO`` drops a state dict's metadata, by which torch knows the version of a layer.
@@ -61,7 +61,7 @@ class BackgroundFiles(WholeFiles):
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: Future[None] | None = None
 
-    def __reduce__(self) -> tuple[type["BackgroundFiles"], tuple[()]]:
+    def __reduce__(self) -> tuple[type["BackgroundCheckpointIO"], tuple[()]]:
         return type(self), ()  # what copies a Trainer gets a thread of its own, with nothing to write
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:

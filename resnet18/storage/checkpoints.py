@@ -242,7 +242,7 @@ def read_weights(source: str) -> dict[str, Tensor]:
     return dict(weights)
 
 
-def start_from(backbone: nn.Module, source: str) -> str:
+def load_pretrained(backbone: nn.Module, source: str) -> str:
     """Loads weights into a backbone. A last layer for another number of classes keeps its own, fresh weights.
 
     Returns:

@@ -16,7 +16,7 @@ from conftest import DROPOUT_NET, DROPOUT_RUN
 from kill_and_resume import differences
 
 from resnet18.errors import RunError
-from resnet18.storage.checkpoint_io import WholeFiles
+from resnet18.storage.checkpoint_io import AtomicCheckpointIO
 from resnet18.storage.checkpoints import read_checkpoint
 
 RUN = (*DROPOUT_RUN, "--last.every_n_steps", "15", "--trainer.max_epochs", "2")
@@ -150,7 +150,7 @@ def test_what_a_kill_left_half_written_is_in_nobodys_way(tmp_path: Path) -> None
     (tmp_path / ".last.ckpt.partial").write_bytes(b"half")
     (tmp_path / ".previous.ckpt.partial").write_bytes(b"half")
     for number in range(3):
-        WholeFiles().save_checkpoint({"number": number}, tmp_path / "last.ckpt")
+        AtomicCheckpointIO().save_checkpoint({"number": number}, tmp_path / "last.ckpt")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "previous.ckpt"]
     assert [read_checkpoint(tmp_path / name)["number"] for name in ("previous.ckpt", "last.ckpt")] == [1, 2]
 
@@ -169,7 +169,7 @@ def test_the_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(os, "fsync", watched_fsync)
     monkeypatch.setattr(os, "replace", watched_replace)
-    WholeFiles().save_checkpoint({"weight": torch.zeros(3)}, tmp_path / "best.ckpt")
+    AtomicCheckpointIO().save_checkpoint({"weight": torch.zeros(3)}, tmp_path / "best.ckpt")
     assert seen == ["fsync .best.ckpt.partial", ".best.ckpt.partial to best.ckpt", f"fsync {tmp_path.name}"]
 
 
@@ -181,11 +181,11 @@ def test_where_there_are_no_hard_links_the_one_before_is_kept_too(
 
     monkeypatch.setattr(os, "link", no_links)
     for number in range(2):
-        WholeFiles().save_checkpoint({"number": number}, tmp_path / "last.ckpt")
+        AtomicCheckpointIO().save_checkpoint({"number": number}, tmp_path / "last.ckpt")
     assert [read_checkpoint(tmp_path / name)["number"] for name in ("previous.ckpt", "last.ckpt")] == [0, 1]
 
 
 def test_a_directory_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"file/last.ckpt can't be written: (Not a directory|File exists)"):
-        WholeFiles().save_checkpoint({}, tmp_path / "file" / "last.ckpt")
+        AtomicCheckpointIO().save_checkpoint({}, tmp_path / "file" / "last.ckpt")
