@@ -47,7 +47,7 @@ from resnet18.runs import METRICS, append_evaluation, create_run, new_run_id, wr
 from resnet18.storage.checkpoint_io import BackgroundCheckpointIO
 from resnet18.storage.checkpoints import FOLDER, LAST, load_pretrained, run_directory
 from resnet18.storage.class_paths import callables, import_object
-from resnet18.storage.loggers import MetricsFile, start_wandb, wandb_without_questions
+from resnet18.storage.loggers import MetricsFile, finish_wandb, start_wandb, wandb_without_questions
 from resnet18.storage.provenance import own_sources, provenance, versions
 
 STORED = ("experiment", "seed_everything", "model", "data", "trainer", "best", "last", "init_from")
@@ -222,9 +222,8 @@ class Program(Arguments):
             raise RunError(" ".join(str(error).split())) from error
         finally:
             self.datamodule.teardown(self.command)
-            for logger in self.trainer.loggers:
-                if isinstance(logger, WandbLogger) and self.trainer.is_global_zero and logger._experiment is not None:
-                    logger.experiment.finish(exit_code=status)  # by which W&B shows whether it failed
+            if self.trainer.is_global_zero:
+                finish_wandb(self.trainer.loggers, status)
 
     def _fit(self) -> None:
         self.model.run_config = self.record
