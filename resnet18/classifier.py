@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
@@ -30,6 +30,7 @@ from resnet18.engine.checkpointing import complete_weights
 from resnet18.engine.compilation import compile_in_place
 from resnet18.engine.inputs import check_pixels, check_size, checked_statistics, laid_out, memory_format
 from resnet18.engine.loops import resume_between_epochs, total_steps
+from resnet18.engine.overhead import LeanModule
 from resnet18.errors import RunError, counted
 from resnet18.losses import Loss, Mixing, check_loss, training_loss
 from resnet18.metrics import MeanLoss, Mode, check_watched, mode_of
@@ -48,7 +49,7 @@ from resnet18.optimization import (
 from resnet18.storage.checkpoints import CONFIG_KEY, described_model, plain_values
 
 
-class Classifier(LightningModule):
+class Classifier(LeanModule):
     """Trains and scores a backbone on labelled images.
 
     Args:
@@ -155,14 +156,6 @@ class Classifier(LightningModule):
         images = laid_out(images, self.memory_format)
         # In two passes over the batch instead of four.
         return images * (1 / (255 * self.std)) - self.mean / self.std
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes the name of the running hook here some 45 times a step; nn.Module would look each time whether
-        # it is a parameter, a module or a buffer.
-        if name == "_current_fx_name":
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
 
     @property
     def metric_modes(self) -> dict[str, Mode | None]:

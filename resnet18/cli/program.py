@@ -36,7 +36,7 @@ from resnet18.cli.trainer_parts import (
     prepare_callbacks,
 )
 from resnet18.engine.divergence import FiniteLoss
-from resnet18.engine.loops import batches_into_epoch, is_dry_run, planned_steps
+from resnet18.engine.loops import batches_into_epoch, is_dry_run, limited_batches, planned_steps
 from resnet18.engine.overhead import profiler_into, report_of
 from resnet18.engine.precision import choose_precision, emulation_warning, plugin_decides
 from resnet18.engine.ranks import exit_together, prepare_ranks
@@ -250,7 +250,7 @@ class Program(Arguments):
         except (ValueError, TypeError) as error:
             raise self._refused(error, "data") from error
         check_limits(self.trainer, batches, self.datamodule)
-        self._try_recipe(planned_steps(self.trainer, batches))
+        self._try_recipe(planned_steps(self.trainer, limited_batches(self.trainer, batches)))
         check_clipping(self.trainer, self.model.make_optimizer())
         self._compare_data()
         self.datamodule.check_resumed_epoch(self.trainer, batches_into_epoch(self.checkpoint))

@@ -76,7 +76,7 @@ def test_a_broken_last_checkpoint_falls_back_to_the_one_before(breaking, lightni
 
 
 def files_that_are_none() -> dict[str, tuple[bytes, str]]:
-    """Contents, and what is said of them."""
+    """Contents, and the message for each."""
     zipped, whole, legacy = io.BytesIO(), io.BytesIO(), io.BytesIO()
     with zipfile.ZipFile(zipped, "w") as archive:
         archive.writestr("notes.txt", "hello")
@@ -121,7 +121,7 @@ def test_with_both_broken_it_ends_in_a_sentence(lightning, run: Path) -> None:
     assert "previous.ckpt is cut off: it begins as a checkpoint does" in done.err
 
 
-def test_a_run_without_its_last_checkpoint_goes_on_from_the_one_before(lightning, whole: Path, run: Path) -> None:
+def test_a_run_without_its_last_checkpoint_resumes_from_the_one_before(lightning, whole: Path, run: Path) -> None:
     (run / "checkpoints" / "last.ckpt").unlink()
     done = lightning("fit", "--ckpt_path", "run")
     assert done.status == 0, done.err
@@ -146,7 +146,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_good_checkpoint(lightning,
     assert lightning("fit", "--ckpt_path", "run", "--trainer.max_epochs", "4").status == 0
 
 
-def test_what_a_kill_left_half_written_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_what_a_kill_left_half_written_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / ".last.ckpt.partial").write_bytes(b"half")
     for number in range(3):
         AtomicCheckpointIO().save_checkpoint({"number": number}, tmp_path / "last.ckpt")

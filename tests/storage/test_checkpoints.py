@@ -72,7 +72,7 @@ def test_of_evaluations_at_the_same_time_none_is_lost(tmp_path: Path) -> None:
     assert {found["n"] for found in read_evaluations(tmp_path)} == set(range(200))
 
 
-def test_scores_that_cant_be_kept_are_scores_all_the_same(lightning, tmp_path: Path, trained: Path) -> None:
+def test_scores_that_cant_be_kept_are_printed(lightning, tmp_path: Path, trained: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("wandb", "evaluations.jsonl"))
     (run / "evaluations.jsonl").symlink_to("/dev/full")
     done = lightning("validate", "--ckpt_path", run)
@@ -168,7 +168,7 @@ def by_name(name: str, **options) -> nn.Module:
 """
 
 
-def test_a_network_of_ones_own_comes_back_as_the_program_took_it(
+def test_a_users_network_comes_back_as_the_program_took_it(
     lightning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mynet.py").write_text(MINE)
@@ -195,7 +195,7 @@ def test_a_network_of_ones_own_comes_back_as_the_program_took_it(
         _ = resnet18.load_run(path).model
 
 
-def test_images_that_moved_are_looked_for_where_one_says(lightning, tmp_path: Path) -> None:
+def test_images_that_moved_are_found_where_the_caller_says(lightning, tmp_path: Path) -> None:
     picture_folder(tmp_path / "images/train", each=11)
     options = (
         "--data.root",
@@ -235,7 +235,7 @@ def test_a_checkpoint_on_its_own_is_enough(tmp_path: Path, trained: Path) -> Non
 
 
 def test_changed_hyper_parameters_do_not_resume(lightning, trained: Path) -> None:
-    for option, told in {
+    for option, message in {
         ("--model.optimizer.lr", "0.5"): "model.optimizer.lr:",
         ("--model.label_smoothing", "0.4"): "model.label_smoothing: ",
         ("--data.batch_size", "32"): "data.batch_size: 64 → 32",
@@ -243,7 +243,7 @@ def test_changed_hyper_parameters_do_not_resume(lightning, trained: Path) -> Non
     }.items():
         done = lightning("fit", "--ckpt_path", trained, *option)
         assert (done.status, len(done.err.splitlines())) == (2, 1)
-        assert told in done.err
+        assert message in done.err
         assert f"--init_from {trained}" in done.err
 
 
