@@ -133,7 +133,10 @@ class LastCheckpoint(Checkpoint):
             checkpoint["loops"]["fit_loop"] = self._counters
 
     def save(self, trainer: Trainer, counters: dict[str, Any] | None = None) -> Path:
-        """Writes the checkpoint, on all ranks together; ``counters`` if the Trainer's counters are amid something."""
+        """Writes the checkpoint, on all ranks together; RunError if it can't be written.
+
+        ``counters`` replace the Trainer's own if these are in the middle of a step, a validation or an epoch cut short.
+        """
         assert self.dirpath is not None
         for logger in trainer.loggers:
             logger.save()

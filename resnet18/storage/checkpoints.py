@@ -1,7 +1,7 @@
-"""Finding and reading checkpoints, with nothing in them that could run.
+"""Checkpoints: found, read, made a model of, and taken as the start of another.
 
-Everything is read with ``weights_only=True``: tensors and plain values. A run is named by its directory, a link to it
-(``runs/digits/latest``) or a checkpoint file.
+Everything is read with ``weights_only=True``, tensors and plain values, so nothing in a checkpoint can run. A run is
+named by its directory, a link to it (``runs/digits/latest``) or a checkpoint file.
 """
 
 import difflib
