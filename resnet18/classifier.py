@@ -223,14 +223,6 @@ class Classifier(ResumableModule):
         if self.in_fit and self.compile_backbone:
             compile_in_place(self.backbone)
 
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning notes the name of the running hook here some 45 times a step; nn.Module would look each time whether
-        # it is a parameter, a module or a buffer.
-        if name == "_current_fx_name":
-            object.__setattr__(self, name, value)
-        else:
-            super().__setattr__(name, value)
-
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer()
         steps = total_steps(self.trainer) if self.schedule else 0

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from resnet18.classifier import Classifier
 from resnet18.data.base import ImageDataModule
-from resnet18.engine.loops import at_last_batch, callbacks_of
+from resnet18.engine.loops import at_last_batch, callbacks_of, checks_at_epoch_end
 from resnet18.errors import counted
 from resnet18.metrics import written
 from resnet18.storage.checkpoints import BEST, FOLDER, LAST
@@ -108,7 +108,7 @@ def _because(callback: EarlyStopping) -> str:
     match callback.stopping_reason:
         case EarlyStoppingReason.PATIENCE_EXHAUSTED:
             least = f" by {abs(callback.min_delta):g}" if callback.min_delta else ""
-            unit = "epoch" if callback._check_on_train_epoch_end else "validation"
+            unit = "epoch" if checks_at_epoch_end(callback) else "validation"
             return f"has not improved{least} in {counted(callback.wait_count, unit)}"
         case EarlyStoppingReason.STOPPING_THRESHOLD:
             return f"has passed its stopping_threshold {callback.stopping_threshold:g}"

@@ -31,6 +31,7 @@ from resnet18.cli.explain import KeyedError
 from resnet18.data.base import ImageDataModule
 from resnet18.engine.checkpointing import BestCheckpoint, LastCheckpoint
 from resnet18.engine.loops import callbacks_of
+from resnet18.engine.precision import unscales_itself
 from resnet18.errors import UsageError
 from resnet18.storage.checkpoints import BEST, LAST, PREVIOUS
 
@@ -130,8 +131,6 @@ def prepare_callbacks(
                 raise UsageError(
                     f"trainer.callbacks: {name} needs weights as torch lays them: --model.channels_last false"
                 )
-            # Right after the validation: at the epoch's end they may change what was validated.
-            best._save_on_train_epoch_end = False
         if isinstance(callback, WeightAveraging):
             # It ends by copying the average over the weights, which last.ckpt is to have as they were trained.
             callbacks.insert(0, LambdaCallback(on_train_end=last.on_train_end))
@@ -245,7 +244,7 @@ def check_clipping(trainer: Any, optimizer: Optimizer) -> None:
         UsageError: For a fused optimizer, which takes the scale off by itself.
     """
     scaler = getattr(trainer.precision_plugin, "scaler", None)
-    if trainer.gradient_clip_val and scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+    if trainer.gradient_clip_val and scaler is not None and unscales_itself(optimizer):
         raise UsageError(
             f"trainer.gradient_clip_val: a fused {type(optimizer).__name__} can't clip in {trainer.precision}; "
             "--model.optimizer.fused false"

@@ -41,6 +41,7 @@ from resnet18.commands.measure import (
     stopped_at_once,
 )
 from resnet18.engine.checkpointing import BestCheckpoint, LastCheckpoint
+from resnet18.engine.compilation import is_compiled
 from resnet18.errors import RunError, UsageError, counted
 from resnet18.storage.provenance import measured_with, provenance
 
@@ -239,7 +240,7 @@ class Bench(Program):
         if self.device.type != "cuda":
             notes.append("host ms, to issue a step before the device is done with it, has no meaning on a CPU")
             notes.append("peak memory is the resident set of this process, libraries included, workers not")
-        if self.model.backbone._compiled_call_impl is not None:
+        if is_compiled(self.model.backbone):
             notes.append(f"compiled in {bare_row.first_s[0] - bare_row.ms / 1000:,.1f} s, which is not counted")
         self.console.print("\n".join(notes), soft_wrap=True)
 

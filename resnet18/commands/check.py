@@ -36,7 +36,7 @@ from resnet18.commands.check_network import (
     parameter_groups,
 )
 from resnet18.errors import RunError, UsageError, counted
-from resnet18.storage.checkpoints import start_from
+from resnet18.storage.checkpoints import load_pretrained
 
 BATCHES = 4
 """Batches that the loss at the start is the mean of."""
@@ -71,7 +71,7 @@ class Check(Program):
             raise UsageError(f"steps must be at least {AT_LEAST}, not {self.config.steps}")
         self.picture = self._output()
         if self.config.init_from:
-            say(start_from(self.model.backbone, self.config.init_from))
+            say(load_pretrained(self.model.backbone, self.config.init_from))
         network = Network(self.model, self.trainer)
         self.datamodule.prepare_data()
         try:

@@ -148,7 +148,15 @@ AT_LEAST = 5
 """Steps that are always taken: behind two layers that start at zero, a gradient appears in the third."""
 GROUPS_SHOWN = 6
 
-DROPPING = (nn.modules.dropout._DropoutNd, StochasticDepth)
+DROPPING = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+    StochasticDepth,
+)
 
 
 @dataclass

@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from lightning.pytorch import LightningModule
 
 from resnet18.engine.checkpointing import complete_weights
 from resnet18.engine.loops import callbacks_of, resume_between_epochs
+from resnet18.engine.overhead import LeanModule
 from resnet18.optimization import drop_total_steps, refresh_lr
 from resnet18.storage.checkpoints import CONFIG_KEY, described_model, plain_values
 
 
-class ResumableModule(LightningModule):
+class ResumableModule(LeanModule):
     """A base class. Subclasses that override a hook of it call ``super()`` there."""
 
     run_config: dict[str, Any] | None = None  # the run's whole configuration, kept in every checkpoint

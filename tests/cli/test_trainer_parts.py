@@ -13,7 +13,7 @@ from kill_and_resume import differences
 from lightning.pytorch import Callback, callbacks
 
 from resnet18.cli.trainer_parts import REFUSED
-from resnet18.storage.checkpoint_io import BackgroundFiles
+from resnet18.storage.checkpoint_io import BackgroundCheckpointIO
 from resnet18.storage.checkpoints import read_checkpoint
 
 TINY = (
@@ -217,7 +217,7 @@ def test_copies_of_the_module_and_of_its_writer(lightning, tmp_path: Path) -> No
         "        copy.deepcopy(trainer.strategy.checkpoint_io)\n"
     )
     assert lightning(*TINY, "--trainer.callbacks", "mynet.Copy").status == 0
-    writer = BackgroundFiles()
+    writer = BackgroundCheckpointIO()
     writer.save_checkpoint({"number": 1}, tmp_path / "one.ckpt")
     copied = copy.deepcopy(writer)
     copied.save_checkpoint({"number": 2}, tmp_path / "two.ckpt")

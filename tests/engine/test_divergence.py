@@ -1,4 +1,4 @@
-"""A loss that is not finite, through the real program: what is said, and what is kept."""
+"""A loss that is not finite, through the real program: the message, and what is kept."""
 
 import json
 import sys
@@ -88,7 +88,7 @@ def test_a_buffer_that_is_another_tensor_after_every_step_is_kept_too(lightning,
     assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["state_dict"]["backbone.seen"] == 13
 
 
-def test_it_goes_on_exactly_from_there(lightning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_resumes_exactly_from_there(lightning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cured = SPOIL.replace("output * self.value", "output")
     (tmp_path / "mynet.py").write_text(DROPOUT_NET + cured)
     assert lightning(*RUN, "--run_dir", "whole", *spoilt(batch=13, value="nan")).status == 0

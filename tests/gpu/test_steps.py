@@ -20,7 +20,7 @@ from resnet18.data.feeds.augment import Augmentation
 from resnet18.data.feeds.files import Files
 from resnet18.data.feeds.resident import TrainLoader
 from resnet18.data.feeds.streamed import StreamedTrainLoader
-from resnet18.engine.ranks import Agreement
+from resnet18.engine.ranks import AsyncMax
 
 FORBID = """
 import torch
@@ -250,12 +250,12 @@ def test_ranks_agree_while_the_device_works_on(device: str, given: str, group: N
     place = torch.device(device, 0) if device == "cuda" else torch.device(device)
     # Two ranks by its own account: so it asks the group, which is of one.
     trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=place), world_size=2)
-    agreement = Agreement(trainer)
+    maximum = AsyncMax(trainer)
     for number in range(20):
         values: Any = [number, 15]
-        agreement.ask(torch.tensor(values, device=place) if given == "tensor" else values)
+        maximum.start(torch.tensor(values, device=place) if given == "tensor" else values)
         busy = torch.ones(2048, 2048, device=place) if device == "cuda" else torch.ones(8, 8)
         for _ in range(20):
             busy = busy @ busy / len(busy)  # what is queued behind the question
-        assert agreement.answer() == [number, 15]
+        assert maximum.wait() == [number, 15]
         assert busy[0, 0].item() == pytest.approx(1)

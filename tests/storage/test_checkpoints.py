@@ -93,7 +93,7 @@ def test_predictions_are_the_models(lightning, tmp_path: Path, trained: Path) ->
 
 
 def test_changed_hyper_parameters_do_not_resume(lightning, trained: Path) -> None:
-    for option, told in {
+    for option, message in {
         ("--model.optimizer.lr", "0.5"): "model.optimizer.lr:",
         ("--model.label_smoothing", "0.4"): "model.label_smoothing: ",
         ("--data.batch_size", "32"): "data.batch_size: 64 → 32",
@@ -101,7 +101,7 @@ def test_changed_hyper_parameters_do_not_resume(lightning, trained: Path) -> Non
     }.items():
         done = lightning("fit", "--ckpt_path", trained, *option)
         assert (done.status, len(done.err.splitlines())) == (2, 1)
-        assert told in done.err
+        assert message in done.err
         assert f"--init_from {trained}" in done.err
 
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
@@ -24,6 +23,7 @@ from resnet18.data.feeds.decode import UnreadableImage, centre_square, decode, s
 from resnet18.data.feeds.files import Files, Geometry
 from resnet18.data.feeds.order import Order, Position
 from resnet18.data.feeds.resident import AUGMENT
+from resnet18.engine.overhead import end_workers
 from resnet18.engine.seeding import mix
 from resnet18.errors import RunError
 
@@ -186,7 +186,7 @@ class StreamedTrainLoader:
 
     def close(self) -> None:
         """Ends the workers."""
-        _close(self.batches)
+        end_workers(self.batches)
 
 
 class StreamedEvaluationLoader:
@@ -233,7 +233,7 @@ class StreamedEvaluationLoader:
 
     def close(self) -> None:
         """Ends the workers."""
-        _close(self.batches)
+        end_workers(self.batches)
 
 
 def _data_loader(dataset: ImageDecoding, draws: Any, num_workers: int, pin_memory: bool) -> DataLoader[Any]:
@@ -247,13 +247,6 @@ def _data_loader(dataset: ImageDecoding, draws: Any, num_workers: int, pin_memor
         worker_init_fn=_begin_work,
         generator=torch.Generator(),  # else each pass draws from the one that dropout draws from
     )
-
-
-def _close(batches: DataLoader[Any]) -> None:
-    # Now, and not when the loader is collected: that may be in another process, and takes 5 s a worker if it is late.
-    iterator, batches._iterator = batches._iterator, None
-    if isinstance(iterator, _MultiProcessingDataLoaderIter):
-        iterator._shutdown_workers()
 
 
 def _begin_work(worker: int) -> None:
