@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from resnet18.data.cifar100 import CIFAR100 as CIFAR100
     from resnet18.data.digits import Digits as Digits
     from resnet18.data.feeds.files import Files as Files
+    from resnet18.data.feeds.resident import ImageTensors as ImageTensors
     from resnet18.data.feeds.resident import Pixels as Pixels
     from resnet18.data.folder import ImageFolder as ImageFolder
     from resnet18.data.image_files import ImageFiles as ImageFiles
@@ -33,7 +34,8 @@ _HOMES = {
     "ImageFiles": "resnet18.data.image_files",
     "ImageFolder": "resnet18.data.folder",
     "ImageNet": "resnet18.data.imagenet",
-    "Pixels": "resnet18.data.feeds.resident",
+    "ImageTensors": "resnet18.data.feeds.resident",
+    "Pixels": "resnet18.data.feeds.resident",  # the earlier name of ImageTensors
     "ResNet": "resnet18.backbone",
     "load_run": "resnet18.runs",
     "resnet18": "resnet18.backbone",
@@ -48,6 +50,7 @@ __all__ = [
     "ImageFiles",
     "ImageFolder",
     "ImageNet",
+    "ImageTensors",
     "Pixels",
     "ResNet",
     "__version__",

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from resnet18.data.feeds.augment import Augmentation
 from resnet18.data.feeds.files import Files
-from resnet18.data.feeds.order import Order, Place, Position
-from resnet18.data.feeds.resident import EvaluationLoader, Pixels, TrainLoader
+from resnet18.data.feeds.order import Order, Position, Shard
+from resnet18.data.feeds.resident import EvaluationLoader, ImageTensors, TrainLoader
 from resnet18.data.splits import fingerprint, stratified_split
 from resnet18.engine.loops import limited_batches, position, refuse_other_batches
 from resnet18.errors import RunError, UsageError, counted
@@ -85,9 +85,9 @@ class ImageDataModule(LightningDataModule, ABC):
         self.batch_size, self.eval_batch_size = batch_size, eval_batch_size
         self.val_share, self.split_seed, self.seed = val_share, split_seed, seed
         self.translate, self.flip, self.cutout = translate, flip, cutout
-        self.train: Pixels | Files | None = None
-        self.val: Pixels | Files | None = None
-        self.test: Pixels | Files | None = None
+        self.train: ImageTensors | Files | None = None
+        self.val: ImageTensors | Files | None = None
+        self.test: ImageTensors | Files | None = None
         self.feed: Literal["resident", "streamed"] = "resident"
         self._moved: tuple[Tensor, Tensor] | None = None
         self._split_hash: str | None = None
@@ -103,7 +103,7 @@ class ImageDataModule(LightningDataModule, ABC):
             return self.__getattribute__(name)  # raises what it would without this method
 
     @abstractmethod
-    def load(self, part: Part) -> Pixels | Files:
+    def load(self, part: Part) -> ImageTensors | Files:
         """The images and labels of one part: uint8 N×H×W×C, and int64 N. For ``"val"`` only if ``has_val``.
 
         Raises:
@@ -123,7 +123,7 @@ class ImageDataModule(LightningDataModule, ABC):
     def feed_note(self) -> str:
         """How the images are fed, in a line for whoever started the command; after ``setup``."""
         held = self.train if self.train is not None else self.test
-        assert isinstance(held, Pixels)
+        assert isinstance(held, ImageTensors)
         return f"resident feed, {held.store.numel() / 1e6:,.1f} MB"
 
     def image_ids(self) -> Sequence[str]:
@@ -143,7 +143,7 @@ class ImageDataModule(LightningDataModule, ABC):
         assert self._split_hash is not None
         return self._split_hash
 
-    def _cut(self, whole: Pixels | Files, given: Pixels | Files | None) -> tuple[Tensor, Tensor]:
+    def _cut(self, whole: ImageTensors | Files, given: ImageTensors | Files | None) -> tuple[Tensor, Tensor]:
         """Which of ``whole`` train, and which of it, or of ``given``, validate."""
         identity = whole.identity()
         if given is None:
@@ -186,13 +186,13 @@ class ImageDataModule(LightningDataModule, ABC):
         except ValueError as error:
             raise ValueError(f"batch_size is too large: {error}") from None
 
-    def _open(self, part: Part) -> tuple[Pixels | Files, Tensor]:
+    def _open(self, part: Part) -> tuple[ImageTensors | Files, Tensor]:
         """A part, checked, and which of its images can be used: bool, N."""
         name = f"data: {type(self).__name__}.load({part!r})"
         pixels = self.load(part)
-        if not isinstance(pixels, Pixels):
+        if not isinstance(pixels, ImageTensors):
             hint = "; for Files, subclass ImageFiles" if isinstance(pixels, Files) else ""
-            raise RunError(f"{name} should give Pixels, not {type(pixels).__name__}{hint}")
+            raise RunError(f"{name} should give ImageTensors, not {type(pixels).__name__}{hint}")
         images, labels, (channels, height, width) = pixels.store, pixels.labels, self.input_size
         if images.dtype != torch.uint8 or images.shape[1:] != (height, width, channels):
             expected = f"uint8 images of N×{height}×{width}×{channels}, as input_size says"
@@ -216,9 +216,9 @@ class ImageDataModule(LightningDataModule, ABC):
         assert self.train is not None, "call setup('fit') first"
         return self._train_loader(self.train)
 
-    def _train_loader(self, part: Pixels | Files) -> Iterable[Any]:
-        assert isinstance(part, Pixels)
-        device, rank, world_size = self._place()
+    def _train_loader(self, part: ImageTensors | Files) -> Iterable[Any]:
+        assert isinstance(part, ImageTensors)
+        device, rank, world_size = self._shard()
         return TrainLoader(
             self._on(device, part),
             self.batch_size,
@@ -249,27 +249,27 @@ class ImageDataModule(LightningDataModule, ABC):
         assert images is not None, f"call setup({'test' if part == 'test' else 'fit'!r}) first"
         if at_most is not None and at_most < len(images):
             images = images.take(torch.linspace(0, len(images) - 1, at_most).long())
-        ranks = self._place().world_size
+        ranks = self._shard().world_size
         if len(images) < ranks:  # the others would wait for the one without
             raise RunError(f"data: {counted(len(images), 'image')} to score can't be shared out over {ranks} ranks")
         return self._evaluation_loader(images)
 
-    def _evaluation_loader(self, part: Pixels | Files) -> Iterable[Any]:
-        assert isinstance(part, Pixels)
-        device, rank, world_size = self._place()
+    def _evaluation_loader(self, part: ImageTensors | Files) -> Iterable[Any]:
+        assert isinstance(part, ImageTensors)
+        device, rank, world_size = self._shard()
         pixels = self._on(device, part)
         return EvaluationLoader(pixels, self.eval_batch_size, device=device, rank=rank, world_size=world_size)
 
-    def _on(self, device: torch.device, pixels: Pixels) -> Pixels:
+    def _on(self, device: torch.device, pixels: ImageTensors) -> ImageTensors:
         # Training and validation images are parts of one tensor, which is to be on the device once.
         if self._moved is None or self._moved[0] is not pixels.store:
             self._moved = pixels.store, pixels.store.to(device)
-        return Pixels(self._moved[1], pixels.labels, pixels.rows, pixels.names)
+        return ImageTensors(self._moved[1], pixels.labels, pixels.rows, pixels.names)
 
-    def _place(self) -> Place:
+    def _shard(self) -> Shard:
         if self.trainer is None:
-            return Place()
-        return Place(self.trainer.strategy.root_device, self.trainer.global_rank, self.trainer.world_size)
+            return Shard()
+        return Shard(self.trainer.strategy.root_device, self.trainer.global_rank, self.trainer.world_size)
 
     def _position(self) -> Position:
         # A pass begins where the Trainer's own counters say.

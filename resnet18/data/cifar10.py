@@ -12,7 +12,7 @@ import torch
 from torchvision import datasets
 
 from resnet18.data.base import ImageDataModule, Part
-from resnet18.data.feeds.resident import Pixels
+from resnet18.data.feeds.resident import ImageTensors
 from resnet18.errors import RunError
 
 
@@ -61,11 +61,11 @@ class CIFAR10(ImageDataModule):
             ) from None
         self._whole = True
 
-    def load(self, part: Part) -> Pixels:
+    def load(self, part: Part) -> ImageTensors:
         """The images and labels of one part: see :class:`~resnet18.data.base.ImageDataModule`."""
         try:
             archive = self.archive(self.root, train=part == "train")
         except RuntimeError:
             raise RunError(f"data.root: {self.archive.__name__} is not in {self.root}, or not whole") from None
         labels = torch.tensor(archive.targets, dtype=torch.int64)
-        return Pixels(torch.from_numpy(numpy.ascontiguousarray(archive.data)), labels)
+        return ImageTensors(torch.from_numpy(numpy.ascontiguousarray(archive.data)), labels)

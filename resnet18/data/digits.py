@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from resnet18.data.base import ImageDataModule, Part
-from resnet18.data.feeds.resident import Pixels
+from resnet18.data.feeds.resident import ImageTensors
 from resnet18.data.splits import stratified_split
 from resnet18.errors import RunError
 
@@ -52,7 +52,7 @@ class Digits(ImageDataModule):
         self.root, self.rgb = root, rgb
         self._test_rows: Tensor | None = None
 
-    def load(self, part: Part) -> Pixels:
+    def load(self, part: Part) -> ImageTensors:
         values = self._read()
         labels = torch.from_numpy(values[:, -1]).long()
         # 0…16 to 0…255, rounded, so that the pixels are what an 8-bit scan would hold.
@@ -62,7 +62,7 @@ class Digits(ImageDataModule):
         if part == "test":
             self._test_rows = test
         images = pixels[chosen].expand(-1, -1, -1, self.input_size[0]).contiguous()
-        return Pixels(images, labels[chosen])
+        return ImageTensors(images, labels[chosen])
 
     def image_ids(self) -> list[str]:
         """The images' line numbers in the file, counted from 0, as in scikit-learn's ``load_digits``."""

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from resnet18.data.base import ImageDataModule, Part
 from resnet18.data.feeds.augment import Augmentation, Policy
-from resnet18.data.feeds.cache import Looked, look_through
+from resnet18.data.feeds.cache import DecodedFiles, decode_or_load
 from resnet18.data.feeds.files import Files, Geometry
-from resnet18.data.feeds.resident import Pixels
+from resnet18.data.feeds.resident import ImageTensors
 from resnet18.data.feeds.streamed import StreamedEvaluationLoader, StreamedTrainLoader
 from resnet18.errors import RunError, counted
 
@@ -108,7 +108,7 @@ class ImageFiles(ImageDataModule):
         self.cache_dir = Path(cache_dir).expanduser() if cache_dir else None
         self.wanted_feed = feed
         self._why = ""
-        self._looked: dict[Part, tuple[Files, Looked]] = {}
+        self._looked: dict[Part, tuple[Files, DecodedFiles]] = {}
         self._open_loaders: WeakSet[StreamedTrainLoader | StreamedEvaluationLoader] = WeakSet()
         only_streamed = self._only_streamed()
         if feed == "resident" and only_streamed:
@@ -189,8 +189,8 @@ class ImageFiles(ImageDataModule):
             return "streamed", f"decoded, {gigabytes:.2f} GB would be over resident_limit_gb = {limit:g}"
         return ("streamed" if self.wanted_feed == "streamed" else "resident"), "as asked"
 
-    def _decode(self, files: Files, feed: Literal["resident", "streamed"]) -> Looked:
-        return look_through(files, self.geometry, self.cache_dir, keep=feed == "resident")
+    def _decode(self, files: Files, feed: Literal["resident", "streamed"]) -> DecodedFiles:
+        return decode_or_load(files, self.geometry, self.cache_dir, keep=feed == "resident")
 
     def _listed(self, part: Part) -> Files:
         files, name = self.load(part), f"data: {type(self).__name__}.load({part!r})"
@@ -199,7 +199,7 @@ class ImageFiles(ImageDataModule):
         self._check_labels(name, len(files), files.labels)
         return files
 
-    def _report_broken(self, parts: list[tuple[Files, Looked]]) -> None:
+    def _report_broken(self, parts: list[tuple[Files, DecodedFiles]]) -> None:
         lines = [
             f"  {files.root / name}: {reason}" for files, looked in parts for name, reason in looked.broken.items()
         ]
@@ -211,12 +211,12 @@ class ImageFiles(ImageDataModule):
             raise RunError(f"{listing}\nTake them away, or leave them out with --data.broken skip")
         rank_zero_info("\n".join([f"left out, for they can't be read: {counted(len(lines), 'image file')}", *shown]))
 
-    def _open(self, part: Part) -> tuple[Pixels | Files, Tensor]:
+    def _open(self, part: Part) -> tuple[ImageTensors | Files, Tensor]:
         files, looked = self._looked[part]
         readable = torch.tensor([name not in looked.broken for name in files.names])
         if looked.store is None:
             return files, readable
-        return Pixels(looked.store, files.labels, names=files.names), readable
+        return ImageTensors(looked.store, files.labels, names=files.names), readable
 
     def feed_note(self) -> str:
         """How the images are fed, in a line for whoever started the command; after ``setup``."""
@@ -234,8 +234,8 @@ class ImageFiles(ImageDataModule):
         local = self.trainer.num_devices if self.trainer else 1
         return min(suggested_max_num_workers(local), MOST_WORKERS)
 
-    def _train_loader(self, part: Pixels | Files) -> Iterable[Any]:
-        if isinstance(part, Pixels):
+    def _train_loader(self, part: ImageTensors | Files) -> Iterable[Any]:
+        if isinstance(part, ImageTensors):
             return super()._train_loader(part)
         loader = StreamedTrainLoader(
             part,
@@ -250,15 +250,15 @@ class ImageFiles(ImageDataModule):
         self._open_loaders.add(loader)
         return loader
 
-    def _evaluation_loader(self, part: Pixels | Files) -> Iterable[Any]:
-        if isinstance(part, Pixels):
+    def _evaluation_loader(self, part: ImageTensors | Files) -> Iterable[Any]:
+        if isinstance(part, ImageTensors):
             return super()._evaluation_loader(part)
         loader = StreamedEvaluationLoader(part, self.eval_batch_size, self.geometry, **self._streaming())
         self._open_loaders.add(loader)
         return loader
 
     def _streaming(self) -> dict[str, Any]:
-        device, rank, world_size = self._place()
+        device, rank, world_size = self._shard()
         share = {"rank": rank, "world_size": world_size}
         return {"num_workers": self._workers(), "pin_memory": device.type == "cuda", **share}
 

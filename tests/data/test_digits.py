@@ -8,7 +8,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from resnet18 import Digits, Pixels
+from resnet18 import Digits, ImageTensors
 from resnet18.data.digits import FILE
 from resnet18.errors import RunError
 
@@ -39,9 +39,9 @@ def rows(images: Tensor) -> list[bytes]:
 
 
 def test_there_are_1438_images_to_train_and_validate_on_and_359_to_test(digits: Digits) -> None:
-    assert isinstance(digits.train, Pixels)
-    assert isinstance(digits.val, Pixels)
-    assert isinstance(digits.test, Pixels)
+    assert isinstance(digits.train, ImageTensors)
+    assert isinstance(digits.val, ImageTensors)
+    assert isinstance(digits.test, ImageTensors)
     assert len(digits.train.labels) + len(digits.val.labels) == 1438
     assert len(digits.val.labels) == 143
     assert len(digits.test.labels) == 359
@@ -52,7 +52,7 @@ def test_there_are_1438_images_to_train_and_validate_on_and_359_to_test(digits: 
 
 
 def test_pixels_and_labels_are_scikit_learns_scaled_to_bytes(digits: Digits, table: numpy.ndarray) -> None:
-    assert isinstance(digits.test, Pixels)
+    assert isinstance(digits.test, ImageTensors)
     chosen = table[[int(line) for line in digits.image_ids()]]
     expected = numpy.floor(chosen[:, :-1] * 255 / 16 + 0.5).reshape(-1, 8, 8, 1)
     # 8 of 16 is 127.5, which may be rounded to either side.
@@ -63,9 +63,9 @@ def test_pixels_and_labels_are_scikit_learns_scaled_to_bytes(digits: Digits, tab
 
 
 def test_no_test_image_is_among_those_trained_or_validated_on(digits: Digits, table: numpy.ndarray) -> None:
-    assert isinstance(digits.train, Pixels)
-    assert isinstance(digits.val, Pixels)
-    assert isinstance(digits.test, Pixels)
+    assert isinstance(digits.train, ImageTensors)
+    assert isinstance(digits.val, ImageTensors)
+    assert isinstance(digits.test, ImageTensors)
     parts = [rows(part.images) for part in (digits.train, digits.val, digits.test)]
     together = [row for part in parts for row in part]
     # All of the file's images differ, so that their pixels stand for their lines.
@@ -91,7 +91,7 @@ def test_mean_and_standard_deviation_are_those_of_the_training_images(rgb: bool)
 
 def test_rgb_repeats_the_grey_value(digits: Digits) -> None:
     colour, grey = Digits(rgb=True).load("test"), digits.test
-    assert isinstance(grey, Pixels)
+    assert isinstance(grey, ImageTensors)
     assert colour.images.shape == (359, 8, 8, 3)
     for channel in range(3):
         assert torch.equal(colour.images[..., channel], grey.images[..., 0])
@@ -113,8 +113,8 @@ def test_the_split_depends_on_the_split_seed_and_the_share_but_not_on_the_seed(d
 def test_the_test_images_are_the_same_for_every_seed_and_split(digits: Digits) -> None:
     other = Digits(seed=3, split_seed=4, val_share=0.3)
     other.setup("test")
-    assert isinstance(other.test, Pixels)
-    assert isinstance(digits.test, Pixels)
+    assert isinstance(other.test, ImageTensors)
+    assert isinstance(digits.test, ImageTensors)
     assert torch.equal(other.test.images, digits.test.images)
     assert other.image_ids() == digits.image_ids()
 
@@ -146,9 +146,9 @@ def test_a_file_of_ones_own_takes_the_place_of_scikit_learns(tmp_path: Path, tab
     own = Digits(root=written(tmp_path, table[:300]), batch_size=8)
     own.setup("fit")
     own.setup("test")
-    assert isinstance(own.train, Pixels)
-    assert isinstance(own.val, Pixels)
-    assert isinstance(own.test, Pixels)
+    assert isinstance(own.train, ImageTensors)
+    assert isinstance(own.val, ImageTensors)
+    assert isinstance(own.test, ImageTensors)
     assert len(own.train.labels) + len(own.val.labels) + len(own.test.labels) == 300
     chosen = [int(line) for line in own.image_ids()]
     assert own.test.labels.tolist() == table[chosen, -1].tolist()

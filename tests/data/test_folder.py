@@ -9,8 +9,8 @@ import pytest
 import torch
 from conftest import picture, picture_folder
 
-from resnet18 import Files, ImageFolder, ImageNet, Pixels
-from resnet18.data.feeds.cache import look_through
+from resnet18 import Files, ImageFolder, ImageNet, ImageTensors
+from resnet18.data.feeds.cache import decode_or_load
 from resnet18.data.feeds.streamed import StreamedEvaluationLoader, StreamedTrainLoader
 from resnet18.errors import RunError
 
@@ -105,7 +105,7 @@ def test_the_split_stays_where_images_are_left_out(place: Path) -> None:
 def test_the_feed_is_resident_up_to_the_limit(place: Path) -> None:
     exactly = 20 * 3 * 16 * 16 / 1e9
     data = prepared(place, resident_limit_gb=exactly)
-    assert isinstance(data.train, Pixels)
+    assert isinstance(data.train, ImageTensors)
     assert data.feed == "resident"
     assert "20 files decoded once to 3×16×16" in data.feed_note()
     data = prepared(place, resident_limit_gb=exactly * 0.99)
@@ -162,10 +162,10 @@ def test_at_most_so_many_images_are_evenly_spaced(place: Path, feed: Any) -> Non
 
 def test_resident_training_and_validation_images_are_one_tensor(place: Path) -> None:
     data = prepared(place)
-    assert isinstance(data.train, Pixels)
-    assert isinstance(data.val, Pixels)
+    assert isinstance(data.train, ImageTensors)
+    assert isinstance(data.val, ImageTensors)
     assert data.train.store.data_ptr() == data.val.store.data_ptr()
-    expected = look_through(data.load("train"), data.geometry, place.parent / "cache", keep=True).store
+    expected = decode_or_load(data.load("train"), data.geometry, place.parent / "cache", keep=True).store
     assert expected is not None
     assert torch.equal(data.train.store, expected)
 

@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT, archive_of, picture, picture_folder, start
 
 import resnet18
-from resnet18 import CIFAR10, CIFAR100, Pixels
+from resnet18 import CIFAR10, CIFAR100, ImageTensors
 from resnet18.errors import RunError
 from resnet18.storage.checkpoints import read_checkpoint
 
@@ -167,9 +167,9 @@ def test_cifar_is_read_from_its_archive(source: type[CIFAR10], tmp_path: Path, m
     data.prepare_data()
     data.setup("fit")
     data.setup("test")
-    assert isinstance(data.train, Pixels)
-    assert isinstance(data.val, Pixels)
-    assert isinstance(data.test, Pixels)
+    assert isinstance(data.train, ImageTensors)
+    assert isinstance(data.val, ImageTensors)
+    assert isinstance(data.test, ImageTensors)
     assert len(data.train) == len(data.val) == len(images["train"]) // 2
     assert torch.equal(data.train.store.permute(0, 3, 1, 2), torch.from_numpy(images["train"]))
     assert torch.equal(data.test.images.permute(0, 3, 1, 2), torch.from_numpy(images["test"]))
@@ -267,7 +267,7 @@ def test_a_source_of_files_is_a_few_lines(tmp_path: Path, lightning) -> None:
 
 WRONG = """
     import torch
-    from resnet18 import ImageDataModule, Pixels
+    from resnet18 import ImageDataModule, ImageTensors
 
 
     class Wrong(ImageDataModule):
@@ -275,7 +275,7 @@ WRONG = """
 
         def load(self, part):
             images, labels = torch.zeros(20, 8, 8, 1, dtype=torch.uint8), torch.arange(20) % 2
-            return Pixels({})
+            return ImageTensors({})
 """
 
 
@@ -392,13 +392,13 @@ def test_where_there_is_nothing_to_predict_it_is_said(trained: Path, lightning, 
         (
             "ImageDataModule",
             "Files('.', [], torch.zeros(0).long())",
-            "Pixels, not Files; for Files, subclass ImageFiles",
+            "ImageTensors, not Files; for Files, subclass ImageFiles",
         ),
-        ("ImageDataModule", "torch.zeros(3)", "should give Pixels, not Tensor"),
+        ("ImageDataModule", "torch.zeros(3)", "should give ImageTensors, not Tensor"),
         (
             "ImageFiles",
-            "Pixels(torch.zeros(3, 8, 8, 1).byte(), torch.zeros(3).long())",
-            "should give Files, not Pixels",
+            "ImageTensors(torch.zeros(3, 8, 8, 1).byte(), torch.zeros(3).long())",
+            "should give Files, not ImageTensors",
         ),
     ],
 )
@@ -407,7 +407,7 @@ def test_the_base_of_a_source_fits_what_it_gives(
 ) -> None:
     source = f"""
         import torch
-        from resnet18 import Files, ImageDataModule, ImageFiles, Pixels
+        from resnet18 import Files, ImageDataModule, ImageFiles, ImageTensors
 
 
         class Mixed({base}):

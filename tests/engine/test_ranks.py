@@ -17,9 +17,9 @@ from conftest import DROPOUT_NET, ROOT, picture_folder, start
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 import resnet18
-from resnet18 import Pixels
+from resnet18 import ImageTensors
 from resnet18.backbone import ResNet
-from resnet18.data.base import Place
+from resnet18.data.base import Shard
 from resnet18.data.feeds.augment import Augmentation
 from resnet18.data.feeds.files import Files, Geometry
 from resnet18.data.feeds.streamed import StreamedTrainLoader
@@ -183,7 +183,7 @@ def test_two_ranks_score_every_image_once(unbroken: Path, lightning, monkeypatch
     data = resnet18.load_run(run).data
     model = resnet18.load_run(run / "checkpoints" / "last.ckpt").model
     data.setup("validate")
-    assert isinstance(data.val, Pixels)
+    assert isinstance(data.val, ImageTensors)
     with torch.no_grad():
         logits = model(data.val.images.permute(0, 3, 1, 2))
     hits = (logits.argmax(1) == data.val.labels).sum().item()
@@ -382,6 +382,6 @@ def test_another_rank_says_which_it_is(lightning, monkeypatch: pytest.MonkeyPatc
 def test_every_rank_needs_an_image_to_score(monkeypatch: pytest.MonkeyPatch) -> None:
     data = resnet18.Digits()
     data.setup("test")
-    monkeypatch.setattr(data, "_place", lambda: Place(world_size=360))
+    monkeypatch.setattr(data, "_shard", lambda: Shard(world_size=360))
     with pytest.raises(RunError, match="359 images to score can't be shared out over 360 ranks"):
         data.test_dataloader()

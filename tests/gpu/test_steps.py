@@ -14,7 +14,7 @@ from devices import GPU, everywhere, on_gpu, trainer_on
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from resnet18 import Classifier, ImageDataModule, ImageFolder, Pixels, ResNet
+from resnet18 import Classifier, ImageDataModule, ImageFolder, ImageTensors, ResNet
 from resnet18.callbacks.ema import WeightAverage
 from resnet18.data.feeds.augment import Augmentation
 from resnet18.data.feeds.files import Files
@@ -100,11 +100,11 @@ def test_a_compiled_step_is_the_eager_one(device: str, channels_last: bool, monk
     assert (eager - expected).norm() < 1e-3 * expected.norm()
 
 
-def numbered(count: int, side: int = 8, channels: int = 3) -> Pixels:
+def numbered(count: int, side: int = 8, channels: int = 3) -> ImageTensors:
     """Images of random pixels, labelled with their own numbers."""
     shape = (count, side, side, channels)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
-    return Pixels(images, torch.arange(count))
+    return ImageTensors(images, torch.arange(count))
 
 
 @everywhere
@@ -163,8 +163,8 @@ class Large(ImageDataModule):
     mean, std = (0.5,), (0.3,)
     input_size = (1, 64, 64)
 
-    def load(self, part: str) -> Pixels:
-        return Pixels(torch.zeros(10_000, 64, 64, 1, dtype=torch.uint8), torch.arange(10_000) % 2)
+    def load(self, part: str) -> ImageTensors:
+        return ImageTensors(torch.zeros(10_000, 64, 64, 1, dtype=torch.uint8), torch.arange(10_000) % 2)
 
 
 @on_gpu

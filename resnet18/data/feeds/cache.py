@@ -29,7 +29,7 @@ FORMAT = 1  # raised whenever decoding gives other pixels than before
 CHUNK = 32  # files a task
 
 
-class Looked(NamedTuple):
+class DecodedFiles(NamedTuple):
     """What came of decoding a list of files."""
 
     store: Tensor | None
@@ -38,7 +38,7 @@ class Looked(NamedTuple):
     """The names of the files that can't be read, and why."""
 
 
-def look_through(files: Files, geometry: Geometry, directory: Path | None, *, keep: bool) -> Looked:
+def decode_or_load(files: Files, geometry: Geometry, directory: Path | None, *, keep: bool) -> DecodedFiles:
     """Decodes every file, or takes from the cache what an earlier run did.
 
     Args:
@@ -68,7 +68,7 @@ def look_through(files: Files, geometry: Geometry, directory: Path | None, *, ke
                 with suppress(OSError):  # gone by now, or, on Windows, in use by another run
                     stale.unlink()
     store = _mapped(pixels, shape, shared=False) if keep else None
-    return Looked(store, json.loads(index.read_text()))
+    return DecodedFiles(store, json.loads(index.read_text()))
 
 
 def _digest(parts: Iterable[object]) -> str:

@@ -17,7 +17,7 @@ class Position(NamedTuple):
     batch: int
 
 
-class Place(NamedTuple):
+class Shard(NamedTuple):
     """Where the Trainer wants the batches, and which share of them."""
 
     device: torch.device = torch.device("cpu")

@@ -20,7 +20,7 @@ _PLAIN = Augmentation()
 
 
 @dataclass(frozen=True)
-class Pixels:
+class ImageTensors:
     """A labelled set of N images, or some of a larger one's, which is then shared and not copied."""
 
     store: Tensor
@@ -56,6 +56,9 @@ class Pixels:
         return type(self)(self.store.to(device), self.labels.to(device), rows, self.names)
 
 
+Pixels = ImageTensors  # the earlier name
+
+
 def named(labels: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
     """Labels and names, both as tensors."""
     content = "\n".join(names).encode("utf-8", "surrogateescape")
@@ -84,7 +87,7 @@ class TrainLoader:
 
     def __init__(
         self,
-        pixels: Pixels,
+        pixels: ImageTensors,
         batch_size: int,
         seed: int,
         augmentation: Augmentation = _PLAIN,
@@ -136,7 +139,7 @@ class EvaluationLoader:
 
     def __init__(
         self,
-        pixels: Pixels,
+        pixels: ImageTensors,
         batch_size: int,
         *,
         device: torch.device | str = "cpu",

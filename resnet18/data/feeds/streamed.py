@@ -182,7 +182,7 @@ class StreamedTrainLoader:
         return self.order.batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield from _mended(self.batches)
+        yield from unwrap_worker_errors(self.batches)
 
     def close(self) -> None:
         """Ends the workers."""
@@ -227,7 +227,7 @@ class StreamedEvaluationLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         for (images, labels), positions in zip(
-            _mended(self.batches), self.positions.split(self.batch_size), strict=False
+            unwrap_worker_errors(self.batches), self.positions.split(self.batch_size), strict=False
         ):
             yield images, labels, positions
 
@@ -262,7 +262,7 @@ def _begin_work(worker: int) -> None:
     gc.freeze()
 
 
-def _mended(batches: DataLoader[Any]) -> Iterator[Any]:
+def unwrap_worker_errors(batches: DataLoader[Any]) -> Iterator[Any]:
     try:
         yield from batches
     except RunError as error:

@@ -5,16 +5,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from resnet18 import Pixels
+from resnet18 import ImageTensors
 from resnet18.data.feeds.augment import Augmentation, gather_augmented
 from resnet18.data.feeds.order import Position
 from resnet18.data.feeds.resident import EvaluationLoader, TrainLoader
 
 
-def numbered(count: int, channels: int = 3) -> Pixels:
+def numbered(count: int, channels: int = 3) -> ImageTensors:
     """Images of random pixels, labelled with their own numbers."""
     images = torch.randint(0, 256, (count, 4, 6, channels), dtype=torch.uint8, generator=torch.Generator())
-    return Pixels(images, torch.arange(count))
+    return ImageTensors(images, torch.arange(count))
 
 
 def at(epoch: int, batch: int = 0) -> Callable[[], Position]:
@@ -89,7 +89,7 @@ def test_the_order_is_that_of_seed_and_epoch_alone() -> None:
 def test_the_augmentation_is_that_of_seed_step_and_rank(augmentation: Augmentation) -> None:
     # Images that are all the same: what differs between batches is the augmentation.
     one = numbered(1)
-    pixels = Pixels(one.images.expand(32, -1, -1, -1).contiguous(), torch.arange(32))
+    pixels = ImageTensors(one.images.expand(32, -1, -1, -1).contiguous(), torch.arange(32))
 
     def batches(seed: int = 0, epoch: int = 0, **place: Any) -> list[Tensor]:
         loader = TrainLoader(pixels, 16, seed, augmentation, position=at(epoch), **place)
