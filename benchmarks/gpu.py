@@ -21,6 +21,7 @@ import torch
 
 from resnet18.commands.measure import Clock
 from resnet18.data.feeds.augment import Augmentation
+from resnet18.data.feeds.order import Shard
 from resnet18.data.feeds.resident import ImageTensors, TrainLoader
 from resnet18.storage.provenance import measured_with, provenance
 
@@ -87,7 +88,7 @@ def feed(device: torch.device) -> dict[str, Any]:
     """The resident feed alone: 32×32 pixels, shift and flip, 512 a batch."""
     pixels = torch.randint(0, 256, (50_000, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator())
     augmentation = Augmentation(translate=4, flip=True)
-    loader = TrainLoader(ImageTensors(pixels, torch.arange(50_000) % 10), 512, 1, augmentation, device=device)
+    loader = TrainLoader(ImageTensors(pixels, torch.arange(50_000) % 10), 512, 1, augmentation, shard=Shard(device))
     rates = []
     for _ in range(5):
         clock = Clock(device, steps=len(loader) // 2, seconds=0.5)

@@ -11,7 +11,7 @@ import numpy
 import torch
 from torchvision import datasets
 
-from resnet18.data.base import ImageDataModule, Part
+from resnet18.data.base import AtLeast0, Fraction, ImageDataModule, Part
 from resnet18.data.feeds.resident import ImageTensors
 from resnet18.errors import RunError
 
@@ -38,8 +38,8 @@ class CIFAR10(ImageDataModule):
     def __init__(
         self,
         root: str = "data",
-        val_share: float = 0.1,
-        translate: int = 4,
+        val_share: Fraction = 0.1,
+        translate: AtLeast0 = 4,
         flip: bool = True,
         **kwargs: Any,
     ) -> None:

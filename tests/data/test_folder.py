@@ -329,21 +329,14 @@ def test_no_directory_to_test_on_is_named(place: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"image_size": 0}, "image_size"),
-        ({"eval_share": 1.5}, "eval_share must lie above 0 and up to 1"),
-        ({"first_size": 32}, "first_size must lie between 1 and image_size, 16"),
+        ({"first_size": 32}, "first_size must be at most image_size, 16"),
         ({"growth": (0.9, 0.1)}, "growth must be two ascending shares"),
-        ({"num_workers": -1}, "num_workers must be 0 or more"),
         ({"crop": (0.5, 1.5)}, "crop must be two shares of the area"),
-        ({"crop": None, "translate": -1}, "translate must be 0 or more"),
         ({"translate": 2}, "translate and crop exclude each other"),
-        ({"erasing": 2.0}, "erasing must be a probability"),
-        ({"cutout": -2}, "cutout must be 0 or more"),
-        ({"magnitude": 31}, "magnitude must lie between 0 and 30"),
         ({"mean": [0.5]}, "mean and std must have 3 values"),
     ],
 )
-def test_values_out_of_range_are_refused(place: Path, settings: dict[str, Any], message: str) -> None:
+def test_values_that_contradict_each_other_are_refused(place: Path, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         folder(place, **settings)
 

@@ -18,6 +18,7 @@ from resnet18 import Classifier, ImageDataModule, ImageFolder, ImageTensors, Res
 from resnet18.callbacks.ema import WeightAverage
 from resnet18.data.feeds.augment import Augmentation
 from resnet18.data.feeds.files import Files
+from resnet18.data.feeds.order import Shard
 from resnet18.data.feeds.resident import TrainLoader
 from resnet18.data.feeds.streamed import StreamedTrainLoader
 from resnet18.engine.ranks import Agreement
@@ -110,7 +111,7 @@ def numbered(count: int, side: int = 8, channels: int = 3) -> ImageTensors:
 @everywhere
 def test_batches_have_the_cpus_images_in_the_cpus_order(device: str) -> None:
     pixels = numbered(50)
-    here, there = TrainLoader(pixels, 8, seed=3), TrainLoader(pixels, 8, seed=3, device=device)
+    here, there = TrainLoader(pixels, 8, seed=3), TrainLoader(pixels, 8, seed=3, shard=Shard(torch.device(device)))
     for (images, labels), (moved, moved_labels) in zip(here, there, strict=True):
         assert moved.device.type == moved_labels.device.type == device
         assert moved.is_contiguous(memory_format=torch.channels_last)
@@ -128,7 +129,7 @@ AUGMENTATIONS = [
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 def test_a_device_repeats_its_own_augmentation(device: str, augmentation: Augmentation) -> None:
     # Not that of another device: a GPU's generator (Philox) draws other numbers than the CPU's from the same seed.
-    passes = [list(TrainLoader(numbered(40), 8, 3, augmentation, device=device)) for _ in range(2)]
+    passes = [list(TrainLoader(numbered(40), 8, 3, augmentation, shard=Shard(torch.device(device)))) for _ in range(2)]
     torch.manual_seed(1)
     for (one, labels), (other, _) in zip(*passes, strict=True):
         assert torch.equal(one, other)
@@ -189,7 +190,7 @@ def test_streamed_batches_are_pinned_for_the_device(device: str, tmp_path: Path)
     data = ImageFolder(root=str(tmp_path), image_size=16, feed="streamed", batch_size=4)
     data.setup("fit")
     assert isinstance(data.train, Files)
-    settings: dict[str, Any] = {"num_workers": 2, "pin_memory": device == "cuda"}
+    settings: dict[str, Any] = {"num_workers": 2, "shard": Shard(torch.device(device))}
     loader = StreamedTrainLoader(data.train, 4, 1, data.geometry, data.augmentation, **settings)
     images, labels = next(iter(loader))
     assert images.is_pinned() == labels.is_pinned() == (device == "cuda")
@@ -208,7 +209,7 @@ def test_mixed_images_are_channels_last_and_their_labels_sum_to_one(device: str,
     ).to(device)
     seen: list[Tensor] = []
     model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    images, labels = next(iter(TrainLoader(numbered(40), 8, seed=3, device=device)))
+    images, labels = next(iter(TrainLoader(numbered(40), 8, seed=3, shard=Shard(torch.device(device)))))
     loss = model.training_step((images, labels % 10), 0)
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
     assert (seen[0].device.type, seen[0].dtype, loss.dtype) == (device, torch.float32, torch.float32)

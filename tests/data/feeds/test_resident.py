@@ -1,4 +1,4 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from resnet18 import ImageTensors
 from resnet18.data.feeds.augment import Augmentation, gather_augmented
-from resnet18.data.feeds.order import Position
+from resnet18.data.feeds.order import ALONE, Position, Shard
 from resnet18.data.feeds.resident import EvaluationLoader, TrainLoader
 
 
@@ -25,7 +25,7 @@ def labels_of(loader: TrainLoader) -> list[int]:
     return torch.cat([labels for _, labels in loader]).tolist()
 
 
-def same(one: list[tuple[Tensor, Tensor]], other: list[tuple[Tensor, Tensor]]) -> bool:
+def same(one: Sequence[tuple[Tensor, ...]], other: Sequence[tuple[Tensor, ...]]) -> bool:
     return len(one) == len(other) and all(
         torch.equal(a, b) for first, second in zip(one, other, strict=True) for a, b in zip(first, second, strict=True)
     )
@@ -91,12 +91,12 @@ def test_the_augmentation_is_that_of_seed_step_and_rank(augmentation: Augmentati
     one = numbered(1)
     pixels = ImageTensors(one.images.expand(32, -1, -1, -1).contiguous(), torch.arange(32))
 
-    def batches(seed: int = 0, epoch: int = 0, **place: Any) -> list[Tensor]:
-        loader = TrainLoader(pixels, 16, seed, augmentation, position=at(epoch), **place)
+    def batches(seed: int = 0, epoch: int = 0, shard: Shard = ALONE) -> list[Tensor]:
+        loader = TrainLoader(pixels, 16, seed, augmentation, position=at(epoch), shard=shard)
         return [images for images, _ in loader]
 
     assert all(torch.equal(one, again) for one, again in zip(batches(), batches(), strict=True))
-    ranks = [batches(rank=rank, world_size=2) for rank in range(2)]
+    ranks = [batches(shard=Shard(rank=rank, world_size=2)) for rank in range(2)]
     different = [*batches(), *batches(epoch=1), *batches(seed=1), ranks[1][0]]
     assert len({images.contiguous().numpy().tobytes() for images in different}) == len(different)
 
@@ -123,7 +123,9 @@ def test_a_resumed_pass_is_followed_by_the_next_epoch() -> None:
 @pytest.mark.parametrize("world_size", [2, 3, 4])
 def test_ranks_share_the_order_of_one_rank_in_turn(world_size: int) -> None:
     pixels = numbered(53)
-    ranks = [TrainLoader(pixels, 4, seed=5, rank=rank, world_size=world_size) for rank in range(world_size)]
+    ranks = [
+        TrainLoader(pixels, 4, seed=5, shard=Shard(rank=rank, world_size=world_size)) for rank in range(world_size)
+    ]
     batches = 53 // (4 * world_size)
     assert [len(loader) for loader in ranks] == [batches] * world_size
     for epoch in range(2):
@@ -138,7 +140,7 @@ def test_ranks_share_the_order_of_one_rank_in_turn(world_size: int) -> None:
 def test_each_rank_augments_its_own_images_from_its_own_draws() -> None:
     pixels = numbered(32)
     for rank in range(2):
-        loader = TrainLoader(pixels, 8, seed=0, rank=rank, world_size=2, **AUGMENTED)
+        loader = TrainLoader(pixels, 8, seed=0, shard=Shard(rank=rank, world_size=2), **AUGMENTED)
         for images, labels in loader:
             bases = pixels.images[labels]
             # No pixel comes from another image than the label's.
@@ -150,7 +152,7 @@ def test_each_rank_augments_its_own_images_from_its_own_draws() -> None:
 def test_too_few_images_for_one_batch_on_every_rank_are_refused(count: int, batch_size: int, world_size: int) -> None:
     message = f"{count} training images do not fill a batch of {batch_size} on each of {world_size} ranks"
     with pytest.raises(ValueError, match=message):
-        TrainLoader(numbered(count), batch_size, seed=0, world_size=world_size)
+        TrainLoader(numbered(count), batch_size, seed=0, shard=Shard(world_size=world_size))
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -159,7 +161,7 @@ def test_evaluation_sees_every_image_once_over_all_ranks(count: int, world_size:
     pixels = numbered(count)
     seen: list[int] = []
     for rank in range(world_size):
-        loader = EvaluationLoader(pixels, 4, rank=rank, world_size=world_size)
+        loader = EvaluationLoader(pixels, 4, shard=Shard(rank=rank, world_size=world_size))
         batches = list(loader)
         assert len(batches) == len(loader)
         assert [len(labels) for _, labels, _ in batches[:-1]] == [4] * (len(batches) - 1)
