@@ -155,7 +155,7 @@ def test_a_full_disk_is_a_line_that_leaves_nothing_behind(files: Files, tmp_path
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
     try:
-        with pytest.raises(RunError, match="data.cache_dir: .*cache can't be written: is the disk full?"):
+        with pytest.raises(RunError, match=r"data.cache_dir: .*cache can't be written: is the disk full\?"):
             decode_or_load(files, GEOMETRY, tmp_path / "cache", keep=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
