@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics import MeanMetric, MeanSquaredError
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
-from resnet18 import Classifier, Pixels, resnet18
+from resnet18 import Classifier, ImageTensors, resnet18
 from resnet18.callbacks.predictions import Prediction
 from resnet18.data.feeds.augment import Augmentation
 from resnet18.data.feeds.resident import EvaluationLoader, TrainLoader
@@ -66,10 +66,10 @@ def trainer(**settings: Any) -> Trainer:
     return Trainer(**{**quiet, **settings})
 
 
-def pixels(count: int, channels: int = 1, num_classes: int = 10) -> Pixels:
+def pixels(count: int, channels: int = 1, num_classes: int = 10) -> ImageTensors:
     numbers = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (count, 8, 8, channels), dtype=torch.uint8, generator=numbers)
-    return Pixels(images, torch.randint(0, num_classes, (count,), generator=numbers))
+    return ImageTensors(images, torch.randint(0, num_classes, (count,), generator=numbers))
 
 
 def training(batches: int) -> TrainLoader:
@@ -244,7 +244,7 @@ def scored(num_classes: int, labels: list[int], batch_size: int) -> tuple[Classi
     rows = torch.stack([torch.randperm(200, generator=numbers)[:num_classes] for _ in labels])
     images = rows.to(torch.uint8).view(len(labels), 1, num_classes, 1)
     classifier = make(nn.Flatten(), num_classes=num_classes, mean=[0.0], std=[1 / 255])
-    return classifier, EvaluationLoader(Pixels(images, torch.tensor(labels)), batch_size), rows
+    return classifier, EvaluationLoader(ImageTensors(images, torch.tensor(labels)), batch_size), rows
 
 
 def hits_by_hand(rows: Tensor, labels: list[int], top: int) -> int:
@@ -318,11 +318,13 @@ class Fragile(nn.Module):
 def test_a_single_image_without_a_number_ends_the_run() -> None:
     images = torch.zeros(7, 2, 5, 1, dtype=torch.uint8)
     classifier = make(Fragile(), mean=[0.0], std=[1.0])
-    trainer().validate(classifier, EvaluationLoader(Pixels(images, torch.zeros(7, dtype=torch.long)), 3), verbose=False)
+    trainer().validate(
+        classifier, EvaluationLoader(ImageTensors(images, torch.zeros(7, dtype=torch.long)), 3), verbose=False
+    )
     images[4, 1, 1] = 255
     with pytest.raises(RunError, match="val/loss is nan"):
         trainer().validate(
-            classifier, EvaluationLoader(Pixels(images, torch.zeros(7, dtype=torch.long)), 3), verbose=False
+            classifier, EvaluationLoader(ImageTensors(images, torch.zeros(7, dtype=torch.long)), 3), verbose=False
         )
 
 

@@ -24,7 +24,7 @@ from resnet18.classifier import Classifier
 from resnet18.commands.measure import HALF, Clock, passes, ready_ahead, recipe_of, train
 from resnet18.data.base import ImageDataModule
 from resnet18.data.feeds.files import Files
-from resnet18.data.feeds.resident import Pixels
+from resnet18.data.feeds.resident import ImageTensors
 from resnet18.data.image_files import ImageFiles
 from resnet18.engine.precision import has_bf16
 from resnet18.optimization import make_optimizer
@@ -41,7 +41,7 @@ class StockImages(Dataset[tuple[Tensor, int]]):
         transform: PIL image → float32 C×H×W.
     """
 
-    def __init__(self, images: Pixels | Files, transform: Callable[[Image.Image], Tensor]) -> None:
+    def __init__(self, images: ImageTensors | Files, transform: Callable[[Image.Image], Tensor]) -> None:
         self.images, self.transform = images, transform
 
     def __len__(self) -> int:

@@ -17,11 +17,11 @@ from conftest import DROPOUT_NET, ROOT, picture_folder, start
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 import resnet18
-from resnet18 import Pixels
+from resnet18 import ImageTensors
 from resnet18.backbone import ResNet
-from resnet18.data.base import Place
 from resnet18.data.feeds.augment import Augmentation
 from resnet18.data.feeds.files import Files, Geometry
+from resnet18.data.feeds.order import Shard
 from resnet18.data.feeds.streamed import StreamedTrainLoader
 from resnet18.errors import RunError
 from resnet18.optimization import NORMS, decay_groups
@@ -164,9 +164,9 @@ def test_two_ranks_stream_in_every_step_what_one_streams(tmp_path: Path) -> None
     names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*.jpg"))
     files = Files(tmp_path, names, torch.arange(len(names)))
 
-    def batches(size: int, rank: int = 0, world_size: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(size: int, rank: int = 0, world_size: int = 1) -> list[tuple[torch.Tensor, ...]]:
         geometry, flip = Geometry(16, 16), Augmentation(flip=True)
-        return list(StreamedTrainLoader(files, size, 3, geometry, flip, rank=rank, world_size=world_size))
+        return list(StreamedTrainLoader(files, size, 3, geometry, flip, shard=Shard(rank=rank, world_size=world_size)))
 
     one, pair = batches(4), [batches(2, rank=rank, world_size=2) for rank in range(2)]
     assert len(one) == 5
@@ -183,7 +183,7 @@ def test_two_ranks_score_every_image_once(unbroken: Path, lightning, monkeypatch
     data = resnet18.load_run(run).data
     model = resnet18.load_run(run / "checkpoints" / "last.ckpt").model
     data.setup("validate")
-    assert isinstance(data.val, Pixels)
+    assert isinstance(data.val, ImageTensors)
     with torch.no_grad():
         logits = model(data.val.images.permute(0, 3, 1, 2))
     hits = (logits.argmax(1) == data.val.labels).sum().item()
@@ -384,6 +384,6 @@ def test_another_rank_says_which_it_is(lightning, monkeypatch: pytest.MonkeyPatc
 def test_every_rank_needs_an_image_to_score(monkeypatch: pytest.MonkeyPatch) -> None:
     data = resnet18.Digits()
     data.setup("test")
-    monkeypatch.setattr(data, "_place", lambda: Place(world_size=360))
+    monkeypatch.setattr(data, "_shard", lambda: Shard(world_size=360))
     with pytest.raises(RunError, match="359 images to score can't be shared out over 360 ranks"):
         data.test_dataloader()
