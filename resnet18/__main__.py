@@ -58,9 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(program: str, command: str, arguments: list[str]) -> int:
-    from resnet18.cli.notices import quieten
+    from resnet18.cli.notices import filter_notices
 
-    quieten()
+    filter_notices()
     own = command not in LIGHTNINGS_OWN
     cli = importlib.import_module(f"resnet18.commands.{command}" if own else "resnet18.cli.program")
     interrupt = importlib.import_module("resnet18.engine.stopping")

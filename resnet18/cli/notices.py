@@ -30,7 +30,7 @@ def _wanted(record: logging.LogRecord) -> bool:
     return not record.getMessage().lstrip().startswith(_NOTICES)
 
 
-def quieten() -> None:
+def filter_notices() -> None:
     """Filters the process's logging and warnings; meant to be called before Lightning is imported."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning 2.6 calls what version 5 will drop
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_wanted)
