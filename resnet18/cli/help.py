@@ -54,10 +54,7 @@ TEXTS = {  # in place of Lightning's and jsonargparse's
 def help_page(
     command: str, parser: ArgumentParser, configs: Sequence[dict[str, Any]], source: str | None, every: bool
 ) -> str:
-    """The options that are reached for, or every one; with the values of the configurations, later ones first.
-
-    ``source`` is the class of the data as it was given on the command line.
-    """
+    """The options that are reached for, or every one; ``configs`` are contents of files, the later ones first."""
     given = (item for config in reversed(configs) for item in dict_to_namespace(config).items())
     values = {shown(key).removesuffix(".class_path"): value for key, value in given if value is not None}
     kind = _source(str(source or values.get("data")))

@@ -1,8 +1,7 @@
-"""``--trainer.callbacks LearningRateFinder``: the rate is found before the run, which then starts as if it were given.
+"""``--trainer.callbacks LearningRateFinder``: a range test before the run, which then starts as if given the rate.
 
-Lightning's callback searches inside the run and sets an attribute of the module, which no configuration knows of: what
-``config.yaml`` says would not be what trained. Here its range test (Smith, https://arxiv.org/abs/1506.01186) has a
-Trainer of its own, whose steps leave nothing behind.
+After Smith (https://arxiv.org/abs/1506.01186). Lightning's callback searches inside the run and sets an attribute of
+the module, so ``config.yaml`` would not say what trained.
 """
 
 import tempfile

@@ -1,6 +1,7 @@
 """What a command says of a run: when it starts, when it ends, and when there is nothing left to do."""
 
 import math
+import re
 import shlex
 import textwrap
 from collections.abc import Mapping
@@ -59,21 +60,18 @@ def closing(directory: Path, monitor: str, mode: str, trainer: Trainer, can_test
 
 def _early_end(trainer: Trainer) -> list[str]:
     """What ended a run before its last epoch's end, and how far it came; nothing for a run that came to its end."""
-    epochs, planned, steps = trainer.current_epoch, trainer.max_epochs or -1, trainer.global_step
-    whole, of = at_last_batch(trainer), f" of {planned:,}" if planned > 0 else ""
-    if whole and epochs >= planned > 0:
+    epochs, planned, whole = trainer.current_epoch, trainer.max_epochs or -1, at_last_batch(trainer)
+    cut_by_steps = planned > 0 and 0 < trainer.max_steps <= trainer.global_step
+    if not (trainer.should_stop or cut_by_steps) or (whole and epochs >= planned > 0):
         return []
-    if trainer.should_stop:
-        reason = _stopped_by(trainer)
-    elif planned > 0 and 0 < trainer.max_steps <= steps:
-        reason = f"trainer.max_steps: {counted(steps, 'step')}"
-    else:  # max_steps is all that there was to do
-        return []
-    where = f"{epochs:,}{of} epochs" if whole else f"{counted(steps, 'step')}, the last in epoch {epochs:,}{of}"
-    return [f"stopped early by {reason}", f"trained {where}"]
+    steps, of = counted(trainer.global_step, "step"), f" of {planned:,}" if planned > 0 else ""
+    where = f"{epochs:,}{of} epochs" if whole else f"{steps}, the last in epoch {epochs:,}{of}"
+    return [f"stopped early by {_stopped_by(trainer)}", f"trained {where}"]
 
 
 def _stopped_by(trainer: Trainer) -> str:
+    if not trainer.should_stop:
+        return f"trainer.max_steps: {counted(trainer.global_step, 'step')}"
     for callback in callbacks_of(trainer):
         if isinstance(callback, EarlyStopping) and (message := callback.stopping_reason_message):
             first = message.removeprefix("Monitored metric ").partition(". ")[0]
@@ -114,10 +112,8 @@ def out_of_memory(error: RuntimeError) -> str | None:
     # CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.20 GiB is free.
     # […] DefaultCPUAllocator: can't allocate memory: you tried to allocate 2147483648 bytes. Error code 12 (…)
     text = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2]
-    if not any(sign in text for sign in ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")):
+    if not re.search("out of memory|can't allocate memory|STATUS_ALLOC_FAILED", text):
         return None
-    reason = ". ".join(text.split(". ")[:3]).rstrip(".")
-    return (
-        f"{reason}. A smaller --data.batch_size needs less, and --data.eval_batch_size where images are scored; "
-        "--trainer.accumulate_grad_batches N sums up N batches for a step"
-    )
+    reason = ". ".join(text.split(". ")[:3]).removesuffix(".")
+    advice = "A smaller --data.batch_size needs less, and --data.eval_batch_size where images are scored"
+    return f"{reason}. {advice}; --trainer.accumulate_grad_batches N sums up N batches for a step"
