@@ -38,7 +38,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from resnet18.backbone import ResNet
-from resnet18.cli.notices import quieten
+from resnet18.cli.notices import filter_notices
 from resnet18.cli.program import Program
 from resnet18.commands.measure import Clock, PeakMemory, Probe
 from resnet18.data.base import ImageDataModule
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--name", default="cifar_loop", help="of the file in benchmarks/results")
     parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)  # what the child process does
     options = parser.parse_args()
-    quieten()
+    filter_notices()
     if options.memory:
         print(json.dumps(memory(options.steps)))
         return

@@ -32,7 +32,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, transforms
 
-from resnet18.cli.notices import quieten
+from resnet18.cli.notices import filter_notices
 from resnet18.commands.measure import Clock, ready_ahead
 from resnet18.data.feeds.augment import Augmentation
 from resnet18.data.feeds.order import Shard
@@ -151,7 +151,7 @@ def main() -> None:
     parser.add_argument("--folder", help="DIR with DIR/train/<class>/*.jpg")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    quieten()
+    filter_notices()
     result: dict[str, Any] = {
         "command": f"python benchmarks/feeds.py{' --folder DIR' if options.folder else ''} --rounds {options.rounds}",
         "workers": WORKERS,
