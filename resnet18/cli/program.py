@@ -22,10 +22,17 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from resnet18.callbacks.predictions import PredictionTable
 from resnet18.callbacks.progress import EpochLines
 from resnet18.cli.arguments import Arguments, say, warn
-from resnet18.cli.dry_run import FOLDER_NAMES, can_name_a_folder, follow_metrics, try_one_image, try_schedule
+from resnet18.cli.dry_run import (
+    FOLDER_NAMES,
+    can_name_a_folder,
+    check_scoring,
+    try_one_image,
+    try_schedule,
+)
 from resnet18.cli.explain import KeyedError, make
 from resnet18.cli.lr_finder import NAME, check_search, find_rate, take_finder
 from resnet18.cli.messages import closing, finished, opening, scores
+from resnet18.cli.monitors import follow_metrics
 from resnet18.cli.trainer_parts import (
     as_list,
     check_clipping,
@@ -255,6 +262,10 @@ class Program(Arguments):
         self._compare_data()
         self.datamodule.check_resumed_epoch(self.trainer, batches_into_epoch(self.checkpoint))
         try_one_image(self.model, self.datamodule.input_size, self.trainer.strategy.root_device)
+        try:
+            check_scoring(self.model, self.datamodule.train.labels[:16])
+        except KeyedError as error:
+            raise UsageError(f"{self._culprit(error.key)}{error}") from None
 
     def find_rate(self) -> list[str]:
         """The option that gives the learning rate which a LearningRateFinder finds; this program is spent then."""
