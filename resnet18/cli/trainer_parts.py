@@ -61,7 +61,7 @@ def refuse_callbacks(files: Iterable[tuple[Path, dict[str, Any]]], options: Iter
     given = [(f"{path}: ", *leaf) for path, content in files for leaf in leaves(content)]
     for option in options:
         with contextlib.suppress(yaml.YAMLError):
-            given += [("", *leaf) for leaf in leaves(yaml.safe_load(option), "trainer.callbacks")]
+            given += [("", *leaf) for leaf in leaves({"trainer.callbacks": yaml.safe_load(option)})]
     for where, key, value in given:
         module, _, name = str(value).rpartition(".")
         named = key.startswith("trainer.callbacks") and ".init_args" not in key

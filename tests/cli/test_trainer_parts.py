@@ -7,6 +7,7 @@ import copy
 import csv
 import inspect
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from kill_and_resume import differences
 from lightning.pytorch import Callback, Trainer, callbacks
 from lightning.pytorch.plugins import MixedPrecision
 
-from resnet18.cli.trainer_parts import REFUSED, check_clipping
+from resnet18.cli.trainer_parts import REFUSED, check_clipping, refuse_callbacks
 from resnet18.errors import UsageError
 from resnet18.storage.checkpoint_io import BackgroundCheckpointIO
 from resnet18.storage.checkpoints import read_checkpoint
@@ -134,6 +135,23 @@ def test_a_callback_works_or_is_refused_in_a_sentence(name: str, lightning, tmp_
     else:
         assert resumed.status == 0, resumed.err
         assert len(rows(run, "val/top1")) == 3
+
+
+@pytest.mark.parametrize(
+    ("option", "is_refused"),
+    [
+        ("Callback", True),
+        ("lightning.pytorch.callbacks.Callback", True),
+        ("[{class_path: Timer}, {class_path: lightning.pytorch.Callback}]", True),
+        ("mynet.Callback", False),
+        ("[{class_path: mynet.Own, init_args: {name: Callback}}]", False),
+        ("[", False),
+    ],
+)
+def test_a_callback_is_refused_however_it_is_named_and_your_own_never(option: str, is_refused: bool) -> None:
+    refused = pytest.raises(UsageError, match="Callback can't be used") if is_refused else nullcontext()
+    with refused:
+        refuse_callbacks([], [option])
 
 
 STOPPER = """
