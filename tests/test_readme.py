@@ -58,7 +58,7 @@ def test_a_command_of_the_readme_runs(command: list[str], lightning, tmp_path: P
         command += [
             "--model.backbone.width",
             "8",
-            *(["--steps", "1", "--ladder", "false"] if command[0] == "bench" else []),
+            *(["--steps", "1"] if command[0] == "bench" else []),
         ]
     if command[0] == "fit":
         command += ["--trainer.fast_dev_run", "1"]
