@@ -16,7 +16,7 @@ from resnet18.engine.precision import has_bf16
 
 
 def test_stock_images_are_those_of_the_data_module() -> None:
-    data = Digits()
+    data = Digits(translate=0)
     data.setup("fit")
     assert isinstance(data.train, Pixels)
     mean, std = torch.tensor(data.mean).view(-1, 1, 1), torch.tensor(data.std).view(-1, 1, 1)
