@@ -104,7 +104,7 @@ def feed(device: torch.device) -> dict[str, Any]:
 
 def bench(place: Path, *options: object) -> dict[str, Any]:
     """``lightning bench``: the feed, the bare loop and the Trainer."""
-    lightning(place, "bench", *options, "--ladder", "false", "--json", "bench.json")
+    lightning(place, "bench", *options, "--json", "bench.json")
     measured = json.loads((place / "bench.json").read_text())
     kept = ("rows", "trainer_extra_ms_a_step", "batch_size", "precision", "rounds", "steps_a_round")
     return {name: measured[name] for name in kept}

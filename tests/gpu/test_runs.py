@@ -234,7 +234,7 @@ def test_it_is_checked_and_measured(device: str, precision: str, lightning, tmp_
         assert "Traceback" not in done.err
         assert "network" not in done.err, done.out  # the noise in the pictures may be more than 60 steps can learn
         assert (tmp_path / "check.png").exists()
-        done = lightning("bench", *options, *fed, "--steps", "6", "--json", f"{feed}.json", "--ladder", "false")
+        done = lightning("bench", *options, *fed, "--steps", "6", "--json", f"{feed}.json")
         assert done.status == 0, done.err
         measured = json.loads((tmp_path / f"{feed}.json").read_text())
         assert measured["device"].startswith(device)
