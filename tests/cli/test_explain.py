@@ -337,20 +337,6 @@ def test_foreign_code_in_a_configuration_is_not_called(key: str, callable_path: 
     assert not (tmp_path / "runs").exists()
 
 
-def test_data_that_can_not_be_read(lightning, tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    (tmp_path / "cut").mkdir()
-    (tmp_path / "cut" / "digits.csv.gz").write_bytes(b"\x1f\x8b\x08not really")
-    for root, told in {"nowhere": "there is no", "file": "there is no", "cut": "can't be read"}.items():
-        done = lightning("fit", "--config", CONFIG, "--data.root", root)
-        assert done.status == 1
-        assert len(done.err.splitlines()) <= 10
-        assert "data.root: " in done.err
-        assert f"{root}/digits.csv.gz" in done.err
-        assert told in done.err
-    assert not (tmp_path / "runs").exists()
-
-
 def test_a_run_directory_that_can_not_be_written_or_is_in_use(lightning, tmp_path: Path, trained: Path) -> None:
     (tmp_path / "file").touch()
     done = lightning("fit", "--config", CONFIG, "--run_dir", "file/run")
