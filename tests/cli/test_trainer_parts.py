@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 from conftest import CONFIG, DROPOUT_NET, DROPOUT_RUN, SMALL
-from kill_and_resume import differences
+from killed_runs import differences
 from lightning.pytorch import Callback, callbacks
 
 from resnet18.cli.trainer_parts import REFUSED
