@@ -38,11 +38,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from resnet18.backbone import ResNet
-from resnet18.cli.notices import quieten
+from resnet18.cli.notices import filter_notices
 from resnet18.cli.program import Program
 from resnet18.commands.measure import Clock, Probe
 from resnet18.data.base import ImageDataModule
-from resnet18.data.feeds.resident import Pixels
+from resnet18.data.feeds.resident import ImageTensors
 from resnet18.engine.precision import choose_precision
 from resnet18.storage.provenance import measured_with, provenance
 
@@ -63,10 +63,10 @@ class RandomImages(ImageDataModule):
         super().__init__(**kwargs)
         self.count = count
 
-    def load(self, part: str) -> Pixels:
+    def load(self, part: str) -> ImageTensors:
         draws = torch.Generator().manual_seed(0)
         images = torch.empty(self.count, 32, 32, 3, dtype=torch.uint8).random_(generator=draws)
-        return Pixels(images, torch.arange(self.count) % 10)
+        return ImageTensors(images, torch.arange(self.count) % 10)
 
 
 def settings(count: int) -> list[str]:
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--name", default="cifar_loop", help="of the file in benchmarks/results")
     parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)  # what the child process does
     options = parser.parse_args()
-    quieten()
+    filter_notices()
     if options.memory:
         print(json.dumps(memory(options.steps)))
         return

@@ -26,12 +26,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from resnet18.cli.notices import quieten
+from resnet18.cli.notices import filter_notices
 from resnet18.commands.bench import ROUNDS, Bench, Measured
 from resnet18.commands.measure import Clock, Probe, bare
 from resnet18.data.base import ImageDataModule
 from resnet18.data.feeds.files import Files
-from resnet18.data.feeds.resident import Pixels
+from resnet18.data.feeds.resident import ImageTensors
 from resnet18.data.image_files import ImageFiles
 from resnet18.engine.precision import has_bf16
 from resnet18.errors import RunError, UsageError
@@ -50,7 +50,7 @@ class StockImages(Dataset[tuple[Tensor, int]]):
         transform: PIL image → float32 C×H×W.
     """
 
-    def __init__(self, images: Pixels | Files, transform: Callable[[Image.Image], Tensor]) -> None:
+    def __init__(self, images: ImageTensors | Files, transform: Callable[[Image.Image], Tensor]) -> None:
         self.images, self.transform = images, transform
 
     def __len__(self) -> int:
@@ -237,7 +237,7 @@ class Ladder(Bench):
 
 
 def main() -> None:
-    quieten()
+    filter_notices()
     try:
         Ladder("bench", sys.argv[1:]).run()
     except (UsageError, RunError) as error:

@@ -21,8 +21,8 @@ from typing import Any
 
 import yaml
 
-from resnet18.runs import read_evaluations
 from resnet18.storage.provenance import measured_with
+from resnet18.storage.run_files import read_evaluations
 
 ROOT = Path(__file__).parents[1]
 

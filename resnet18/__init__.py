@@ -6,7 +6,7 @@ The names below are imported when first used, so that ``lightning --help`` does 
 import importlib
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # for type checkers and editors
     from resnet18.backbone import ResNet as ResNet
     from resnet18.backbone import resnet18 as resnet18
     from resnet18.classifier import Classifier as Classifier
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from resnet18.data.cifar100 import CIFAR100 as CIFAR100
     from resnet18.data.digits import Digits as Digits
     from resnet18.data.feeds.files import Files as Files
+    from resnet18.data.feeds.resident import ImageTensors as ImageTensors
     from resnet18.data.feeds.resident import Pixels as Pixels
     from resnet18.data.folder import ImageFolder as ImageFolder
     from resnet18.data.image_files import ImageFiles as ImageFiles
@@ -24,42 +25,28 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "CIFAR10": "resnet18.data.cifar10",
-    "CIFAR100": "resnet18.data.cifar100",
-    "Classifier": "resnet18.classifier",
-    "Digits": "resnet18.data.digits",
-    "Files": "resnet18.data.feeds.files",
-    "ImageDataModule": "resnet18.data.base",
-    "ImageFiles": "resnet18.data.image_files",
-    "ImageFolder": "resnet18.data.folder",
-    "ImageNet": "resnet18.data.imagenet",
-    "Pixels": "resnet18.data.feeds.resident",
-    "ResNet": "resnet18.backbone",
-    "load_run": "resnet18.runs",
-    "resnet18": "resnet18.backbone",
+    "CIFAR10": "data.cifar10",
+    "CIFAR100": "data.cifar100",
+    "Classifier": "classifier",
+    "Digits": "data.digits",
+    "Files": "data.feeds.files",
+    "ImageDataModule": "data.base",
+    "ImageFiles": "data.image_files",
+    "ImageFolder": "data.folder",
+    "ImageNet": "data.imagenet",
+    "ImageTensors": "data.feeds.resident",
+    "Pixels": "data.feeds.resident",  # the earlier name of ImageTensors
+    "ResNet": "backbone",
+    "load_run": "runs",
+    "resnet18": "backbone",
 }
-__all__ = [
-    "CIFAR10",
-    "CIFAR100",
-    "Classifier",
-    "Digits",
-    "Files",
-    "ImageDataModule",
-    "ImageFiles",
-    "ImageFolder",
-    "ImageNet",
-    "Pixels",
-    "ResNet",
-    "__version__",
-    "load_run",
-    "resnet18",
-]
+__all__ = [*_HOMES, "__version__"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(f"resnet18.{_HOMES[name]}"), name)
 
 
 def __dir__() -> list[str]:

@@ -3,7 +3,6 @@
 Kept light: torch and Lightning, which take seconds to import, are imported by the commands that need them.
 """
 
-import difflib
 import importlib
 import importlib.metadata
 import os
@@ -14,21 +13,16 @@ from collections.abc import Sequence
 
 from resnet18 import __version__
 from resnet18.cli import COMMANDS, LIGHTNINGS_OWN
-from resnet18.errors import RunError, UsageError
+from resnet18.errors import RunError, UsageError, hint
 
-
-def help_text(program: str) -> str:
-    width = max(map(len, COMMANDS))
-    commands = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
-    return f"""usage: {program} COMMAND [--config FILE] [--model.KEY VALUE] [--data.KEY VALUE] [--trainer.KEY VALUE]
+HELP = """usage: {program} COMMAND [--config FILE] [--model.KEY VALUE] [--data.KEY VALUE] [--trainer.KEY VALUE]
 
 {commands}
 
   {program} fit --config configs/digits.yaml
   {program} test --ckpt_path runs/digits/latest
   {program} COMMAND --help          its options; with --help all, every one
-  {program} COMMAND --print_config  what would be run
-"""
+  {program} COMMAND --print_config  what would be run"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,74 +32,74 @@ def main(arguments: Sequence[str] | None = None) -> int:
     plus the number of the signal that ended a run.
     """
     # DDP starts the other ranks with sys.argv as it is, so it is read and never changed.
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    command, *arguments = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     script = os.path.basename(sys.argv[0])
     program = {"resnet18": script, "__main__.py": "python -m resnet18"}.get(script, "lightning")
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(help_text(program), end="")
+    if command in ("-h", "--help"):
+        width = max(map(len, COMMANDS))
+        commands = "\n".join(f"  {name:<{width}}  {text}" for name, text in COMMANDS.items())
+        print(HELP.format(program=program, commands=commands))
         return 0
-    if arguments[0] == "--version":
+    if command == "--version":
         print(f"resnet18 {__version__}")
         return 0
-    command = arguments[0]
     if command not in COMMANDS:
         return _unknown(program, command)
     # Scripts lack the working directory on their path, and with it a `class_path: mynet.MyNet`. Last, so that no file
     # there takes the place of a library.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    return _run(program, command, arguments[1:])
+    return _run(program, command, arguments)
 
 
 def _run(program: str, command: str, arguments: list[str]) -> int:
-    from resnet18.cli.notices import quieten
+    from resnet18.cli.notices import filter_notices
 
-    quieten()
+    filter_notices()  # before Lightning is imported
+    from resnet18.cli.messages import out_of_memory
+    from resnet18.engine.ranks import rank_prefix
+    from resnet18.engine.stopping import Interrupted, requeue
+
     own = command not in LIGHTNINGS_OWN
     cli = importlib.import_module(f"resnet18.commands.{command}" if own else "resnet18.cli.program")
-    interrupt = importlib.import_module("resnet18.engine.stopping")
-    ranks = importlib.import_module("resnet18.engine.ranks")
+    name = f"{program} {command}"
     try:
         cli.run(command, arguments)
     except UsageError as error:
-        if not ranks.rank_prefix():  # the others say the same
-            print(f"{program} {command}: {error}", file=sys.stderr)
+        if not rank_prefix():  # the others say the same
+            print(f"{name}: {error}", file=sys.stderr)
         return 2
-    except RunError as error:
-        print(f"{program} {command}: {ranks.rank_prefix()}{error}", file=sys.stderr)
-        return 1
-    except RuntimeError as error:
-        if (full := importlib.import_module("resnet18.cli.messages").out_of_memory(error)) is None:
+    except (RunError, RuntimeError) as error:
+        text = error if isinstance(error, RunError) else out_of_memory(error)
+        if text is None:
             raise
-        print(f"{program} {command}: {ranks.rank_prefix()}{full}", file=sys.stderr)
+        print(f"{name}: {rank_prefix()}{text}", file=sys.stderr)
         return 1
-    except interrupt.Interrupted as stop:
-        name = signal.Signals(stop.signum).name
-        how = f"resume with: {program} fit --ckpt_path {shlex.quote(str(stop.saved))}"
-        how = how if stop.saved else "nothing was saved"
-        if not ranks.rank_prefix():
-            print(f"\n{program} {command}: stopped by {name}; {how}", file=sys.stderr)
+    except Interrupted as stop:
+        resume = f"resume with: {program} fit --ckpt_path {shlex.quote(str(stop.saved))}"
+        if not rank_prefix():
+            how = resume if stop.saved else "nothing was saved"
+            print(f"\n{name}: stopped by {signal.Signals(stop.signum).name}; {how}", file=sys.stderr)
         if stop.requeue:
-            importlib.import_module("resnet18.engine.stopping").requeue()
+            requeue()
         return 128 + stop.signum
-    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes an exit of the one
+    except (KeyboardInterrupt, SystemExit) as stop:  # Lightning makes an exit of an interrupt
         if not any(isinstance(one, KeyboardInterrupt) for one in (stop, stop.__context__)):
             raise
-        print(f"\n{program} {command}: stopped by SIGINT", file=sys.stderr)
+        print(f"\n{name}: stopped by SIGINT", file=sys.stderr)
         return 128 + signal.SIGINT
     return 0
 
 
 def _unknown(program: str, command: str) -> int:
-    # lightning-sdk's own script is called `lightning` too; in one environment either may own the name. What is not ours
-    # goes on to it. Never to litserve's, which installs packages when called.
+    # lightning-sdk's script is called `lightning` too, and in one environment either may own the name: what is not ours
+    # is handed on to it. Never to litserve's, which installs packages when called.
     if program == "lightning":
         for script in importlib.metadata.entry_points(group="console_scripts", name="lightning"):
             if script.value.startswith("lightning_sdk."):
                 return script.load()() or 0
-    near = difflib.get_close_matches(command, COMMANDS, n=1)
-    hint = f"; did you mean {near[0]}?" if near else "."
-    print(f"{program}: unknown command {command!r}{hint} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
+    advice = hint(command, COMMANDS) or "."
+    print(f"{program}: unknown command {command!r}{advice} Commands: {', '.join(COMMANDS)}", file=sys.stderr)
     return 2
 
 

@@ -70,8 +70,8 @@ class ResNet(nn.Module):
     ) -> None:
         super().__init__()
         for name, count in {"num_classes": num_classes, "in_channels": in_channels, "width": width}.items():
-            if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, not {count!r}")
+            if count < 1:  # torch would make an empty layer
+                raise ValueError(f"{name} must be at least 1, not {count}")
         if stem not in get_args(Stem):
             raise ValueError(f"stem must be one of {', '.join(get_args(Stem))}, not {stem!r}")
         self.in_channels = in_channels
@@ -136,12 +136,4 @@ class ResNet(nn.Module):
         return self.fc(self.embed(x))
 
 
-def resnet18(
-    num_classes: int = 1000,
-    in_channels: int = 3,
-    stem: Stem = "imagenet",
-    zero_init_residual: bool = False,
-    width: int = 64,
-) -> ResNet:
-    """:class:`ResNet` by the name that torchvision and most configs use."""
-    return ResNet(num_classes, in_channels, stem, zero_init_residual, width)
+resnet18 = ResNet  # the name that torchvision and most configs use

@@ -1,4 +1,4 @@
-"""The two errors that end a command in a few lines instead of a traceback."""
+"""The two errors that end a command in a few lines instead of a traceback, and phrases that their messages share."""
 
 import difflib
 from collections.abc import Iterable
@@ -13,39 +13,33 @@ class RunError(Exception):
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is likest, where one is like it at all; of dotted names the last parts are compared.
-
-    Those of the same group come first, then whole names, then those of other groups.
-    """
+    """The known name most like this one, if any is; of dotted names those of the same group come first."""
     known = sorted(known)
     group, _, last = name.rpartition(".")
-    beside = {candidate.rpartition(".")[2]: candidate for candidate in known if candidate.rpartition(".")[0] == group}
     elsewhere = {candidate.rpartition(".")[2]: candidate for candidate in known}
+    beside = {candidate.rpartition(".")[2]: candidate for candidate in known if candidate.rpartition(".")[0] == group}
     whole = {} if beside else {candidate: candidate for candidate in known}
     for wanted, names in ((last, beside), (name, whole), (last, elsewhere)):
-        swapped = [known_name for known_name in names if sorted(known_name) == sorted(wanted)]  # in two letters, too
-        if close := swapped or difflib.get_close_matches(wanted, names, n=1, cutoff=0.6):
+        swapped = [other for other in names if sorted(other) == sorted(wanted)]  # letters swapped, in `lr` too
+        if close := swapped or difflib.get_close_matches(wanted, names, n=1):
             return names[close[0]]
-    return next((beside[short] for short in beside if len(short) > 1 and short == _initials(last)), None)
-
-
-def classes_below(*kinds: type) -> dict[str, type]:
-    """All classes of these kinds that have been imported, by their names."""
-    found: dict[str, type] = {}
-    for kind in kinds:
-        for subclass in kind.__subclasses__():
-            found |= {subclass.__name__: subclass, **classes_below(subclass)}
-    return {name: found[name] for name in sorted(found) if name[0] != "_"}
-
-
-def _initials(name: str) -> str:
-    return "".join(word[:1] for word in name.split("_"))
+    initials = "".join(word[:1] for word in last.split("_"))  # learning_rate: lr
+    return beside.get(initials) if len(initials) > 1 else None
 
 
 def hint(name: str, known: Iterable[str]) -> str:
     """The nearest known name as the end of a sentence."""
     near = nearest(name, known)
     return f"; did you mean {near}?" if near and near != name else ""
+
+
+def classes_below(*kinds: type) -> dict[str, type]:
+    """All public classes of these kinds that have been imported, by their names."""
+    found: dict[str, type] = {}
+    for kind in kinds:
+        for subclass in kind.__subclasses__():
+            found |= {subclass.__name__: subclass, **classes_below(subclass)}
+    return {name: found[name] for name in sorted(found) if name[0] != "_"}
 
 
 def counted(count: int, noun: str) -> str:

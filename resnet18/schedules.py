@@ -1,66 +1,57 @@
-"""Learning-rate schedules that step once per optimizer step; their length is the Trainer's.
+"""Learning-rate schedules that step once per optimizer step and last as long as the run.
 
-Each is a torch scheduler and multiplies the optimizer's own learning rate. ``total_steps`` is filled in by
-:class:`~resnet18.classifier.Classifier` from ``trainer.estimated_stepping_batches``; warm-up and peak are given as
-shares of it, so that one recipe fits any length.
+Each is a torch scheduler that multiplies the optimizer's learning rate by a factor, at most 1. Warm-up and peak are
+shares of the run, so that one recipe fits any length. A schedule of your own: a subclass with another ``factor``.
 """
 
 import math
 from collections.abc import Callable
+from typing import Annotated
 
+from pydantic import Field
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+Steps = int | None  # optimizer steps in the run; None is filled in by optimization.make_schedule
+Share = Annotated[float, Field(ge=0, lt=1)]  # of the run
+Factor = Annotated[float, Field(ge=0, allow_inf_nan=False)]  # of the optimizer's learning rate
+
 
 class StepSchedule(LambdaLR):
-    """Base of the schedules that need to know how many optimizer steps the run has.
+    """The base: ``factor`` takes the share of the run that is done, 0 to 1."""
 
-    Args:
-        optimizer: Its learning rates are what the schedule multiplies.
-        total_steps: Optimizer steps in the run; None stands for the Trainer's number.
-        shape: From the share of the run that is done, 0 to 1, to the factor.
-    """
+    interval = "step"  # Lightning's default is "epoch"
 
-    interval = "step"
-
-    def __init__(self, optimizer: Optimizer, total_steps: int | None, shape: Callable[[float], float]) -> None:
+    def __init__(self, optimizer: Optimizer, total_steps: Steps, factor: Callable[[float], float]) -> None:
         if total_steps is None or total_steps < 1:
             raise ValueError(f"total_steps must be given and at least 1, not {total_steps}")
-        steps = total_steps
         # Step k of n trains at the share (k + 1) / (n + 1): neither the first nor the last step has a rate of zero.
-        super().__init__(optimizer, lambda step: shape(min((step + 1) / (steps + 1), 1.0)))
+        super().__init__(optimizer, lambda step: factor(min((step + 1) / (total_steps + 1), 1.0)))
 
 
 class WarmupCosine(StepSchedule):
     """Linear warm-up from zero, then half a cosine down (Loshchilov and Hutter, https://arxiv.org/abs/1608.03983).
 
     Args:
-        optimizer: See :class:`StepSchedule`.
-        total_steps: See :class:`StepSchedule`.
         warmup: Share of the run that warms up.
         final: Factor at the end.
     """
 
     def __init__(
-        self, optimizer: Optimizer, total_steps: int | None = None, warmup: float = 0.05, final: float = 0.0
+        self, optimizer: Optimizer, total_steps: Steps = None, warmup: Share = 0.05, final: Factor = 0.0
     ) -> None:
-        _check_share("warmup", warmup)
-        _check_factor("final", final)
-
-        def shape(done: float) -> float:
+        def factor(done: float) -> float:
             if done < warmup:
                 return done / warmup
             return final + (1 - final) * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup))) / 2
 
-        super().__init__(optimizer, total_steps, shape)
+        super().__init__(optimizer, total_steps, factor)
 
 
 class Triangular(StepSchedule):
     """Linear up to the peak, then linear down, as in the fast CIFAR-10 recipes (Page, 2018).
 
     Args:
-        optimizer: See :class:`StepSchedule`.
-        total_steps: See :class:`StepSchedule`.
         peak: Share of the run at which the factor is 1.
         initial: Factor at the start.
         final: Factor at the end.
@@ -69,21 +60,17 @@ class Triangular(StepSchedule):
     def __init__(
         self,
         optimizer: Optimizer,
-        total_steps: int | None = None,
-        peak: float = 0.2,
-        initial: float = 0.0,
-        final: float = 0.0,
+        total_steps: Steps = None,
+        peak: Share = 0.2,
+        initial: Factor = 0.0,
+        final: Factor = 0.0,
     ) -> None:
-        _check_share("peak", peak)
-        _check_factor("initial", initial)
-        _check_factor("final", final)
-
-        def shape(done: float) -> float:
+        def factor(done: float) -> float:
             if done < peak:
                 return initial + (1 - initial) * done / peak
             return 1 + (final - 1) * (done - peak) / (1 - peak)
 
-        super().__init__(optimizer, total_steps, shape)
+        super().__init__(optimizer, total_steps, factor)
 
 
 class OneCycle(StepSchedule):
@@ -92,8 +79,6 @@ class OneCycle(StepSchedule):
     Unlike torch's ``OneCycleLR``, the peak is the optimizer's learning rate and the momentum stays as it is.
 
     Args:
-        optimizer: See :class:`StepSchedule`.
-        total_steps: See :class:`StepSchedule`.
         peak: Share of the run at which the factor is 1.
         initial: Factor at the start.
         final: Factor at the end.
@@ -102,29 +87,15 @@ class OneCycle(StepSchedule):
     def __init__(
         self,
         optimizer: Optimizer,
-        total_steps: int | None = None,
-        peak: float = 0.3,
-        initial: float = 0.04,
-        final: float = 0.0,
+        total_steps: Steps = None,
+        peak: Share = 0.3,
+        initial: Factor = 0.04,
+        final: Factor = 0.0,
     ) -> None:
-        _check_share("peak", peak)
-        _check_factor("initial", initial)
-        _check_factor("final", final)
-
         def between(start: float, end: float, share: float) -> float:
             return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
 
-        def shape(done: float) -> float:
+        def factor(done: float) -> float:
             return between(initial, 1, done / peak) if done < peak else between(1, final, (done - peak) / (1 - peak))
 
-        super().__init__(optimizer, total_steps, shape)
-
-
-def _check_share(name: str, share: float) -> None:
-    if not 0 <= share < 1:
-        raise ValueError(f"{name} is a share of the run, at least 0 and below 1, not {share}")
-
-
-def _check_factor(name: str, factor: float) -> None:
-    if not 0 <= factor < math.inf:
-        raise ValueError(f"{name} is a factor of the learning rate, at least 0 and finite, not {factor}")
+        super().__init__(optimizer, total_steps, factor)

@@ -139,16 +139,12 @@ def test_zero_init_starts_every_block_as_its_shortcut() -> None:
             assert torch.equal(block(x), shortcut.relu())
 
 
-def test_the_short_name_makes_the_class_with_the_same_arguments() -> None:
-    settings: dict[str, Any] = {"num_classes": 7, "in_channels": 2, "stem": "cifar", "width": 8}
-    assert str(resnet18(**settings)) == str(ResNet(**settings))
-
-
 @pytest.mark.parametrize("name", ["num_classes", "in_channels", "width"])
-@pytest.mark.parametrize("count", [0, -1, True, 8.0, "8", None])
-def test_a_count_that_is_no_positive_whole_number_is_refused(name: str, count: object) -> None:
-    with pytest.raises(ValueError, match=rf"^{name} must be a whole number of at least 1, not {count!r}$"):
-        ResNet(**{name: count})  # pyrefly: ignore[bad-argument-type]
+@pytest.mark.parametrize("count", [0, -1])
+def test_a_count_below_1_is_refused(name: str, count: int) -> None:
+    settings: dict[str, Any] = {name: count}
+    with pytest.raises(ValueError, match=f"^{name} must be at least 1, not {count}$"):
+        ResNet(**settings)
 
 
 def test_an_unknown_stem_is_refused_with_the_known_ones() -> None:

@@ -22,7 +22,7 @@ from torch.optim.lr_scheduler import (
 )
 
 from resnet18 import Classifier, resnet18
-from resnet18.optimization import head_name, head_of, set_rates
+from resnet18.optimization import head_name, head_of, refresh_lr
 from resnet18.schedules import OneCycle, Triangular, WarmupCosine
 
 
@@ -101,7 +101,7 @@ class NoRate(Optimizer):
 
 
 def test_an_optimizer_that_can_not_have_two_rates_says_so() -> None:
-    with pytest.raises(ValueError, match="backbone_lr_scale must be 1: NoRate has no learning rate"):
+    with pytest.raises(ValueError, match="backbone_lr_scale must be 1: the optimizer has no learning rate"):
         make(network(), NoRate, backbone_lr_scale=0.5).make_optimizer()
     with pytest.raises(ValueError, match="LBFGS doesn't support per-parameter options"):
         make(network(), LBFGS, backbone_lr_scale=0.5).make_optimizer()
@@ -192,7 +192,7 @@ ONE_CYCLE = ("--model.schedule", "OneCycleLR", "--model.schedule.max_lr", "0.01"
     ],
     ids=["OneCycleLR", "WarmupCosine"],
 )
-def test_in_a_run_made_longer_the_rate_goes_on_as_over_the_new_length(
+def test_in_a_run_made_longer_the_rate_follows_the_new_length(
     lightning, options: tuple[str, ...], schedule: Callable[..., LRScheduler]
 ) -> None:
     for arguments in ((*FIT, *options), ("fit", "--ckpt_path", "run", "--trainer.max_epochs", 2)):
@@ -204,7 +204,7 @@ def test_in_a_run_made_longer_the_rate_goes_on_as_over_the_new_length(
     assert logged == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_length_of_ones_own_that_the_run_outgrows_and_a_run_without_an_end_are_refused(lightning) -> None:
+def test_a_given_length_that_the_run_exceeds_and_a_run_without_an_end_are_refused(lightning) -> None:
     assert lightning(*FIT, *ONE_CYCLE, "--model.schedule.total_steps", "6").status == 0
     before = Path("run", "metrics.csv").read_text()
     done = lightning("fit", "--ckpt_path", "run", "--trainer.max_epochs", 2)
@@ -217,12 +217,12 @@ def test_a_length_of_ones_own_that_the_run_outgrows_and_a_run_without_an_end_are
     assert "takes its length from the run, and this one has no end: give trainer.max_epochs" in done.err
 
 
-def test_setting_the_rates_of_a_step_changes_nothing_where_they_are_right() -> None:
+def test_refreshing_the_rates_changes_nothing_where_they_are_right() -> None:
     optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=0.4, momentum=0.9)
     schedule = OneCycleLR(optimizer, max_lr=0.4, total_steps=9)
     for _ in range(4):
         optimizer.step()
         schedule.step()
         before = schedule.state_dict(), optimizer.state_dict()
-        set_rates(schedule)
+        refresh_lr(schedule)
         assert (schedule.state_dict(), optimizer.state_dict()) == before

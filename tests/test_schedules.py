@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import CONFIG
 from torch import nn
 from torch.optim import SGD
 
@@ -90,7 +91,7 @@ def test_parameter_groups_keep_the_ratio_of_their_rates(kind: Callable[..., Step
 
 @pytest.mark.parametrize("done", [1, 7, 18])
 @pytest.mark.parametrize("kind", SCHEDULES)
-def test_a_saved_schedule_goes_on_as_if_never_interrupted(kind: Callable[..., StepSchedule], done: int) -> None:
+def test_a_saved_schedule_resumes_as_if_never_interrupted(kind: Callable[..., StepSchedule], done: int) -> None:
     unbroken = advance(kind(optimizer(), total_steps=19), 20)
     schedule = kind(optimizer(), total_steps=19)
     advance(schedule, done)
@@ -103,31 +104,22 @@ def test_a_saved_schedule_goes_on_as_if_never_interrupted(kind: Callable[..., St
     assert advance(resumed, 20 - done) == unbroken[done:]
 
 
-@pytest.mark.parametrize("share", [-0.1, 1.0, 1.5, float("nan")])
-@pytest.mark.parametrize(("kind", "name"), [(WarmupCosine, "warmup"), (Triangular, "peak"), (OneCycle, "peak")])
-def test_a_share_outside_of_0_to_1_is_refused_by_name(
-    kind: Callable[..., StepSchedule], name: str, share: float
-) -> None:
-    with pytest.raises(ValueError, match=f"^{name} is a share of the run, at least 0 and below 1, not {share}$"):
-        kind(optimizer(), total_steps=10, **{name: share})
-
-
-@pytest.mark.parametrize("factor", [-0.1, float("nan"), float("inf")])
 @pytest.mark.parametrize(
-    ("kind", "name"),
-    [*((kind, "final") for kind in SCHEDULES), (Triangular, "initial"), (OneCycle, "initial")],
+    ("option", "value"),
+    [
+        *(("warmup", share) for share in (-0.1, 1.0, "nan", "null")),
+        *(("final", factor) for factor in (-0.1, "nan", "inf")),
+        *((name, "-1") for name in ("peak", "initial")),
+    ],
 )
-def test_a_factor_that_is_negative_or_no_number_is_refused_by_name(
-    kind: Callable[..., StepSchedule], name: str, factor: float
-) -> None:
-    with pytest.raises(
-        ValueError, match=f"^{name} is a factor of the learning rate, at least 0 and finite, not {factor}$"
-    ):
-        kind(optimizer(), total_steps=10, **{name: factor})
+def test_an_option_out_of_range_is_refused_by_its_key(option: str, value: object, lightning) -> None:
+    kind = () if option in ("warmup", "final") else ("--model.schedule", "OneCycle")
+    done = lightning("fit", "--config", CONFIG, *kind, f"--model.schedule.{option}", value)
+    assert (done.status, f"model.schedule.{option}: " in done.err) == (2, True), done.err
 
 
 @pytest.mark.parametrize("given", [{}, {"total_steps": None}, {"total_steps": 0}, {"total_steps": -3}])
 @pytest.mark.parametrize("kind", SCHEDULES)
-def test_a_missing_or_empty_run_is_refused(kind: Callable[..., StepSchedule], given: dict[str, int | None]) -> None:
+def test_a_missing_or_empty_length_is_refused(kind: Callable[..., StepSchedule], given: dict[str, int | None]) -> None:
     with pytest.raises(ValueError, match=f"total_steps must be given and at least 1, not {given.get('total_steps')}"):
         kind(optimizer(), **given)

@@ -1,11 +1,11 @@
 """A moving average of a network's weights, which scores better than the weights that are trained.
 
-Polyak and Juditsky, 1992; with exponential weights, and a decay that warms up as ``num_updates`` has it in TensorFlow's
+Polyak and Juditsky, 1992; with exponential weights, and a decay that warms up like ``num_updates`` in TensorFlow's
 ``ExponentialMovingAverage``. The average is what is validated, what a checkpoint's ``state_dict`` holds and what a
-module holds once it is trained; training goes on with the raw weights, which a whole checkpoint holds beside it.
+module holds once it is trained; training continues with the raw weights, which a whole checkpoint holds beside it.
 
 Lightning's ``EMAWeightAveraging`` has no warm-up, so that a decay of 0.999 carries the initial weights through a short
-run, and of checkpoints without an optimizer's state it knows nothing: they hold raw weights beside the average's score.
+run, and its checkpoints without an optimizer's state hold raw weights beside the average's score.
 """
 
 from collections.abc import Mapping
@@ -20,14 +20,11 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from resnet18.storage.checkpoints import PREFIX
 
 RAW_WEIGHTS = "raw_weights"  # where a whole checkpoint keeps them
+Weights = dict[str, Tensor]
 
 
 class WeightAverage:
-    """The exponential moving average of what a network's state dict holds in floating point.
-
-    That is parameters and buffers, running statistics of norm layers included; whole numbers stay the network's own.
-    Averages lie where the tensors lie, in their memory format, and in float32 where these have 16 bits, which could
-    not take up a thousandth of a difference. Nothing waits for the device.
+    """The exponential moving average of what a network's state dict holds in floating point, running statistics too.
 
     torch's ``AveragedModel`` asks the device in every update whether it is the first, and has no way back from the
     averages in the network to the weights that are trained.
@@ -40,72 +37,58 @@ class WeightAverage:
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
-        self._names: dict[str, int] = {}
-        # Where the tensors are found, not the tensors: a buffer may be another one after the next forward pass.
-        self._places: list[tuple[dict, str]] = []
-        shared: dict[int, int] = {}  # tied weights have several names and one average
-        for prefix, part in network.named_modules(remove_duplicate=False):
-            for found in (part._parameters, part._buffers):
-                for name, tensor in found.items():
-                    if tensor is None or not tensor.is_floating_point() or name in part._non_persistent_buffers_set:
-                        continue
-                    if id(tensor) not in shared:
-                        shared[id(tensor)] = len(self._places)
-                        self._places.append((found, name))
-                    self._names[f"{prefix}.{name}" if prefix else name] = shared[id(tensor)]
-        live = self._live()
+        # By their names in the state dict; tied weights have several, with equal averages. Where buffers are found and
+        # not the tensors: one may be another tensor after the next forward pass.
+        self._places: dict[str, Tensor | tuple[nn.Module, str]] = {}
+        for name, value in network.state_dict(keep_vars=True).items():
+            if isinstance(value, Tensor) and value.is_floating_point():
+                path, _, last = name.rpartition(".")
+                found = isinstance(value, nn.Parameter)
+                self._places[name] = value if found else (network.get_submodule(path), last)
+        # In 32 bits where weights have 16, which could not take up a thousandth of a difference.
         self._averages = [
-            tensor.detach().to(torch.promote_types(tensor.dtype, torch.float32), copy=True) for tensor in live
+            one.detach().to(torch.promote_types(one.dtype, torch.float32), copy=True) for one in self._live()
         ]
-        self._widened = any(one.dtype != other.dtype for one, other in zip(live, self._averages, strict=True))
-        self._raw: list[Tensor] | None = None
+        self._raw: list[Tensor] = []  # while the network holds the averages
+
+    def _live(self) -> list[Tensor]:
+        return [getattr(*place) if isinstance(place, tuple) else place for place in self._places.values()]
 
     @property
     def swapped_in(self) -> bool:
         """Whether the network holds the averages at present."""
-        return self._raw is not None
+        return bool(self._raw)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Takes the network's weights into the averages.
-
-        Args:
-            step: How many optimizer steps have been made, 1 after the first.
-        """
-        live = self._live()
-        if self._widened:
-            live = [tensor.to(average.dtype) for tensor, average in zip(live, self._averages, strict=True)]
-        get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))(self._averages, live, 0)
+        """Takes the network's weights into the averages after optimizer step ``step``, 1 for the first."""
+        pairs = zip(self._live(), self._averages, strict=True)
+        weights = [one if one.dtype == average.dtype else one.to(average.dtype) for one, average in pairs]
+        get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))(self._averages, weights, 0)
 
     def swap_in(self) -> None:
         """Copies the averages into the network's tensors, which keep their places; the raw weights are kept aside."""
-        if self._raw is None:
-            self._raw = [tensor.detach().clone() for tensor in self._live()]
+        if not self._raw:
+            self._raw = [one.detach().clone() for one in self._live()]
             _copy(self._live(), self._averages)
 
     def swap_out(self) -> None:
         """Copies the raw weights back."""
-        if self._raw is not None:
+        if self._raw:
             _copy(self._live(), self._raw)
-            self._raw = None
+            self._raw = []
 
-    def averages(self) -> dict[str, Tensor]:
+    def averages(self) -> Weights:
         """The averages, under the names of the network's state dict."""
-        return self._named(self._averages)
+        return dict(zip(self._places, self._averages, strict=True))
 
-    def raw(self) -> dict[str, Tensor]:
-        """Likewise the raw weights, wherever they are at present."""
-        return self._named(self._live() if self._raw is None else self._raw)
+    def raw(self) -> Weights:
+        """The raw weights under these names, wherever they are at present."""
+        return {name: one.detach() for name, one in zip(self._places, self._raw or self._live(), strict=True)}
 
     def load(self, averages: Mapping[str, Tensor]) -> None:
         """Takes averages as :meth:`averages` gives them; what else is in the mapping is passed over."""
-        _copy(list(self.averages().values()), [averages[name] for name in self._names])
-
-    def _live(self) -> list[Tensor]:
-        return [found[name] for found, name in self._places]
-
-    def _named(self, tensors: list[Tensor]) -> dict[str, Tensor]:
-        return {name: tensors[place].detach() for name, place in self._names.items()}
+        _copy(self._averages, [averages[name] for name in self._places])
 
 
 @torch.no_grad()
@@ -116,11 +99,7 @@ def _copy(to: list[Tensor], values: list[Tensor]) -> None:
 class Averaging(Callback):
     """Keeps the average of a module's ``backbone`` while it trains, and lets it take the backbone's place to be scored.
 
-    Args:
-        decay: See :class:`WeightAverage`; 0 for no average.
-
-    Raises:
-        ValueError: For a decay outside of 0…1.
+    ``decay`` is that of :class:`WeightAverage`, 0 for no average; the ValueError is for one outside of 0…1.
     """
 
     def __init__(self, decay: float) -> None:
@@ -128,7 +107,7 @@ class Averaging(Callback):
             raise ValueError(f"ema must be at least 0 and below 1, not {decay}")
         self.decay = decay
         self.average: WeightAverage | None = None
-        self._stored: dict[str, Tensor] = {}
+        self._stored: Weights = {}
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # The weights are on their device by now, and those of a checkpoint loaded.
@@ -158,7 +137,7 @@ class Averaging(Callback):
         if self.average is not None:
             self.average.swap_in()
 
-    def write(self, checkpoint: dict[str, Any]) -> None:
+    def write_weights(self, checkpoint: dict[str, Any]) -> None:
         """Puts the averages into a checkpoint's state dict, and the raw weights into a whole one, at any time."""
         if self.average is None:
             return
@@ -167,12 +146,12 @@ class Averaging(Callback):
         if "optimizer_states" in checkpoint:
             checkpoint[RAW_WEIGHTS] = self.average.raw()
 
-    def read(self, checkpoint: dict[str, Any]) -> None:
+    def read_weights(self, checkpoint: dict[str, Any]) -> None:
         """Puts the raw weights of a checkpoint into its state dict, to resume from, and notes the averages."""
         raw = checkpoint.get(RAW_WEIGHTS, {})
         self._stored = {name: checkpoint["state_dict"][PREFIX + name] for name in raw}
         checkpoint["state_dict"].update(_prefixed(raw))
 
 
-def _prefixed(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+def _prefixed(weights: Weights) -> Weights:
     return {PREFIX + name: weight for name, weight in weights.items()}

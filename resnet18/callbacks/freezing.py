@@ -5,12 +5,13 @@
         - class_path: resnet18.callbacks.freezing.Freeze
           init_args: {epochs: 2}
 
-Lightning's ``BackboneFinetuning`` does the like, but lets the frozen norm layers' running statistics move.
+Lightning's ``BackboneFinetuning`` does the same, but lets the frozen norm layers' running statistics move.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from pydantic import Field
 from torch import nn
 from torch.optim import Optimizer
 
@@ -18,59 +19,45 @@ from resnet18.optimization import NORMS, head_of
 
 
 class Freeze(Callback):
-    """Keeps all but the backbone's last layer as it is for so many epochs; then everything trains.
+    """Keeps all but the backbone's last layer as it is for the first epochs; then everything trains.
 
     The frozen weights see neither gradients nor decay nor momentum, and frozen norm layers stay in evaluation mode.
-    What is frozen depends on the number of the epoch alone, so there is no state to save. The optimizer holds all
-    parameters from the beginning, and the schedule goes on through the change.
 
     Args:
         epochs: How many; as many as the run has, or more, train a linear probe.
-
-    Raises:
-        ValueError: For a number below 0.
     """
 
-    def __init__(self, epochs: int) -> None:
-        if epochs < 0:
-            raise ValueError(f"epochs must be at least 0, not {epochs}")
+    # What is frozen depends on the number of the epoch alone, so there is no state to save. The optimizer holds all
+    # parameters from the beginning, and the schedule runs on through the change.
+
+    def __init__(self, epochs: Annotated[int, Field(ge=0)]) -> None:
         self.epochs = epochs
         self._parameters: list[nn.Parameter] = []
         self._norms: list[nn.Module] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         # Not before: the optimizer is made of what requires a gradient. What it does not hold was frozen by others.
+        held = {one for optimizer in trainer.optimizers for group in optimizer.param_groups for one in group["params"]}
         backbone: Any = pl_module.backbone
         head = head_of(backbone)
-        head_parameters, head_modules = set(head.parameters()), set(head.modules())
-        held = {
-            parameter
-            for optimizer in trainer.optimizers
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-        }
-        self._parameters = [one for one in backbone.parameters() if one in held - head_parameters]
-        self._norms = [
-            one for one in backbone.modules() if isinstance(one, NORMS) and one.training and one not in head_modules
-        ]
-        self._set(trainer, self._frozen(trainer))  # a run resumed in mid-epoch has no epoch start
+        trunk, norms = held - set(head.parameters()), set(backbone.modules()) - set(head.modules())
+        self._parameters = [one for one in backbone.parameters() if one in trunk]
+        self._norms = [one for one in norms if isinstance(one, NORMS) and one.training]
+        self.on_train_epoch_start(trainer, pl_module)  # a run resumed in mid-epoch has none
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._set(trainer, self._frozen(trainer))
+        self._set(trainer, frozen=trainer.current_epoch < self.epochs)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        if self._frozen(trainer):
+        if trainer.current_epoch < self.epochs:
             for parameter in self._parameters:
                 parameter.grad = None
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._set(trainer, False)
+        self._set(trainer, frozen=False)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._set(trainer, False)
-
-    def _frozen(self, trainer: Trainer) -> bool:
-        return trainer.current_epoch < self.epochs
+        self._set(trainer, frozen=False)
 
     def _set(self, trainer: Trainer, frozen: bool) -> None:
         # Without gradients the backward pass ends at the head. On several ranks DDP would not notice the change: it

@@ -10,58 +10,52 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-COLUMNS = ("image", "class", "probability")
-
 
 class Prediction(NamedTuple):
-    """What ``predict`` gives for a batch of B images."""
+    """What ``predict`` gives for a batch of N images, of which each has one class, or any number out of C."""
 
-    positions: Tensor
-    """int64, B: the images' places in the data set."""
-    classes: Tensor
-    """int64, B: the likeliest class."""
-    probabilities: Tensor
-    """float32, B: its softmax probability."""
+    positions: Tensor  # int64 N: the images' places in the data set
+    classes: Tensor  # int64 N: the likeliest; or bool N×C: whether each class is there
+    probabilities: Tensor  # float32 N: the likeliest class's; or float32 N×C
 
 
 class PredictionTable(Callback):
-    """Args:
-    path: The CSV file, replaced whole once every image is done.
-    class_names: In the order of the labels.
+    """Writes a CSV file, whole once every image is done. Several classes, and their probabilities, are joined by +.
+
+    Args:
+        path: The file.
+        class_names: In the order of the labels.
     """
 
     def __init__(self, path: Path, class_names: Sequence[str]) -> None:
         self.path, self.class_names = path, class_names
-        self._batches: list[Prediction] = []
+        self._rows: list[tuple[int, str, str]] = []
         self.rows = 0
 
     def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any, **__: Any
     ) -> None:
-        self._batches.append(Prediction(*(column.cpu() for column in outputs)))
+        for position, classes, probabilities in zip(*(column.tolist() for column in outputs), strict=True):
+            if isinstance(classes, list):
+                found = [label for label, there in enumerate(classes) if there]
+                shares = [probabilities[label] for label in found]
+            else:
+                found, shares = [classes], [probabilities]
+            names = "+".join(self.class_names[label] for label in found)
+            self._rows.append((position, names, "+".join(f"{share:.6f}" for share in shares)))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        mine = [torch.cat(column).tolist() for column in zip(*self._batches, strict=True)]
-        shares: list[Any] = [None] * trainer.world_size
+        ranks: list[Any] = [self._rows] * trainer.world_size
         if trainer.world_size > 1:
-            torch.distributed.all_gather_object(shares, mine)
-        else:
-            shares = [mine]
+            torch.distributed.all_gather_object(ranks, self._rows)
         if not trainer.is_global_zero:
             return
         ids: Sequence[str] = trainer.datamodule.image_ids()  # type: ignore[attr-defined]
-        rows = sorted(row for share in shares for row in zip(*share, strict=True))
+        rows = sorted(row for rank in ranks for row in rank)
         partial = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         with partial.open("w", newline="") as file:
             writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            for position, label, probability in rows:
-                writer.writerow((ids[position], self.class_names[label], f"{probability:.6f}"))
+            writer.writerow(("image", "class", "probability"))
+            writer.writerows((ids[position], *found) for position, *found in rows)
         partial.replace(self.path)
         self.rows = len(rows)

@@ -91,7 +91,7 @@ class EpochLines(ProgressBar):
             parts["images_per_s"] = f"{new['images_per_s']:,.0f} img/s"
         parts["took"] = took
         room, kept = self.console.width - len(epoch), set[str]()
-        for name in ("val/top1", "train/loss", "val/loss", *own, "took", "images_per_s", "val/top5"):
+        for name in ("val/top1", "train/loss", *own, "val/loss", "took", "images_per_s", "val/top5"):
             if name in parts and len(parts[name]) + 2 <= room:
                 room -= len(parts[name]) + 2
                 kept.add(name)

@@ -1,9 +1,8 @@
 """What is logged of the training itself: ``train/loss``, ``lr`` and ``images_per_s``, together, at every log point.
 
-``train/loss`` is the mean since the last log point, summed on the device; ``images_per_s`` counts all ranks and leaves
-validation out. Between log points nothing waits for the device; at one it is waited for once, before the clock is
-read. ``LightningModule.log`` and Lightning's ThroughputMonitor would take several times the host time for the same;
-``benchmarks/trainer_overhead.py`` measures it.
+``train/loss`` is the mean since the last log point; ``images_per_s`` counts all ranks and leaves validation out. The
+device is waited for once a log point and never between. ``LightningModule.log`` and Lightning's ThroughputMonitor would
+take several times the host time for the same; ``benchmarks/trainer_overhead.py`` measures it.
 """
 
 import time
@@ -20,34 +19,29 @@ TRAINING_METRICS: dict[str, Mode | None] = {"train/loss": "min", "lr": None, "im
 
 
 class TrainingLog(Callback):
-    def __init__(self) -> None:
-        self._loss: Tensor | float = 0.0
-        self._batches = 0
-        self._images = 0
-        self._since = 0.0
-        self._rate: Any = 0.0
+    """Takes batches whose first part has an entry an image, such as (images, labels)."""
 
-    def _restart_clock(self) -> None:
-        self._images, self._since = 0, time.perf_counter()
+    def __init__(self) -> None:
+        self._loss: Tensor | float = 0.0  # the sum over the batches since the last log point, on the device
+        self._batches = self._images = 0
+        self._lr: Any = 0.0
+        self._since = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restart_clock()
+        self._images, self._since = 0, time.perf_counter()
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restart_clock()  # a run resumed in mid-epoch has no epoch start
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._restart_clock()
+    on_train_start = on_train_epoch_start  # a run resumed in mid-epoch has no epoch start
+    on_validation_end = on_train_epoch_start  # whose time does not count
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._rate = trainer.optimizers[0].param_groups[0]["lr"]  # at the batch's end it is the next step's
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # at the batch's end it is the next step's
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._loss = self._loss + outputs["loss"]
         self._batches += 1
-        self._images += len(batch[1])
+        self._images += len(batch[0])
         if not at_log_point(trainer, trainer.global_step):
             return
         # Lightning hands over each loss divided by the batches that its gradient is accumulated over.
@@ -55,13 +49,12 @@ class TrainingLog(Callback):
         if trainer.loggers:
             loss = float(loss)  # waits for the device
         rate = self._images * trainer.world_size / (time.perf_counter() - self._since)
-        metrics = dict(zip(TRAINING_METRICS, (loss, float(self._rate), rate), strict=True))
-        self._loss, self._batches = 0.0, 0
+        metrics = dict(zip(TRAINING_METRICS, (loss, float(self._lr), rate), strict=True))
         trainer.callback_metrics.update({name: torch.as_tensor(value) for name, value in metrics.items()})
         for logger in trainer.loggers:
-            # Lightning numbers the steps from 0.
-            logger.log_metrics({"epoch": trainer.current_epoch, **metrics}, step=trainer.global_step - 1)
-        self._restart_clock()
+            logger.log_metrics({"epoch": trainer.current_epoch, **metrics}, trainer.global_step - 1)  # steps from 0
+        self._loss, self._batches = 0.0, 0
+        self._images, self._since = 0, time.perf_counter()
 
     def state_dict(self) -> dict[str, Any]:
         return {"loss": float(self._loss), "batches": self._batches}

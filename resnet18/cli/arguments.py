@@ -9,7 +9,6 @@ import inspect
 import pkgutil
 import shlex
 import sys
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ from resnet18.cli.config_files import (
 )
 from resnet18.cli.dry_run import refused_values
 from resnet18.cli.explain import KeyedError, MissingError, Parser, fault, parameter_names
-from resnet18.cli.help import help_page, whole_help
+from resnet18.cli.help import help_page
 from resnet18.cli.trainer_parts import CALLBACK_OPTIONS, refuse_callbacks
 from resnet18.data.base import ImageDataModule
 from resnet18.engine.checkpointing import BestCheckpoint, LastCheckpoint
@@ -189,9 +188,8 @@ class Arguments(LightningCLI):
         if {"-h", "--help", "--help=all"} & set(self.arguments):
             contents = [*map(read_yaml, reversed(self.config_paths)), *([self.stored] if self.stored else [])]
             source = next(reversed(_values(self.arguments, "--data")), None)
-            every = {"all", "--help=all"} & set(self.arguments)
-            page = whole_help if every else partial(help_page, self.command)
-            print(page(parser, contents, source), end="")
+            every = bool({"all", "--help=all"} & set(self.arguments))
+            print(help_page(self.command, parser, contents, source, every), end="")
             parser.exit()
         try:
             self.config = parser.parse_args(args)

@@ -4,22 +4,22 @@ import copy
 import inspect
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from textwrap import shorten
 from types import NoneType
 from typing import Any, get_args, get_type_hints
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import Callback
+from jsonargparse import Namespace
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from resnet18.classifier import Classifier
 from resnet18.cli.config_files import leaves
 from resnet18.cli.explain import GROUPS, KeyedError
-from resnet18.errors import UsageError, hint
-from resnet18.metrics import Mode
-from resnet18.optimization import check_length, schedule_settings
+from resnet18.cli.monitors import direction
+from resnet18.errors import UsageError
+from resnet18.optimization import schedule_settings
 from resnet18.storage.class_paths import import_object
 
 # What the Trainer takes without looking, to divide by zero or do nothing later.
@@ -89,9 +89,6 @@ def takes_none(made: Any, name: str) -> bool:
     return True
 
 
-MORE = {"max": "more", "min": "less"}
-
-
 def try_one_image(model: Classifier, input_size: tuple[int, int, int], device: torch.device) -> None:
     """Runs it in evaluation mode, on the CPU; a network that fails there may need its device, and gets it.
 
@@ -127,10 +124,9 @@ def try_schedule(model: Classifier, total_steps: float = 1) -> None:
     optimizer = model.make_optimizer()
     schedule = model.make_schedule(optimizer, total_steps)
     if schedule is not None:
-        settings = schedule_settings(schedule, model.schedule_interval)
-        check_length(settings, total_steps)
+        settings = schedule_settings(schedule, model.schedule_interval, total_steps)
         if isinstance(schedule, ReduceLROnPlateau) and settings["monitor"] in model.metric_modes:
-            _mode("model.schedule.init_args", settings["monitor"], schedule.mode, model.metric_modes, others=False)
+            direction("model.schedule.init_args", settings["monitor"], schedule.mode, model.metric_modes)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the optimizer has not stepped
             schedule.step(1.0) if isinstance(schedule, ReduceLROnPlateau) else schedule.step()
@@ -139,61 +135,34 @@ def try_schedule(model: Classifier, total_steps: float = 1) -> None:
             raise KeyedError("model.schedule", f"the learning rate would be {rate:g}")
 
 
-def follow_metrics(
-    config: Namespace, given: Namespace, record: dict[str, Any], made: Namespace, model: Classifier
-) -> None:
-    """Lets everything that watches a metric watch for more of it, or less, as the metric has it.
+def check_scoring(model: Classifier, targets: Tensor) -> None:
+    """Computes the loss and every metric once, of logits that are 0 and a few of the data's own targets.
 
     Args:
-        config: As parsed; a ``mode`` that was left out is filled in, in ``record`` too.
-        given: Likewise without the defaults, which tells what was left out.
-        record: What the run keeps of the configuration.
-        made: The Trainer's arguments, with the callbacks of the configuration; those that watched in the wrong
-            direction by default are made anew.
-        model: Whose metrics are watched.
+        model: On the CPU, and left as it is.
+        targets: As the data source gives them, for at least one image.
 
     Raises:
-        KeyedError: For a metric that there will not be, which Lightning would find out after the first epoch; for a
-            ``mode`` that contradicts the metric, and for one that is missing.
+        KeyedError: Where one fails, or gives something else than one number.
     """
-    modes = model.metric_modes
-    made.callbacks = callbacks = _listed(made.callbacks)
-    others = any(type(one).__module__.partition(".")[0] not in ("lightning", "resnet18") for one in callbacks)
-    best = config.best
-    best.mode = record["best"]["mode"] = _mode("best", best.monitor, best.mode, modes, others)
-    places = [_listed(one.get("trainer", {}).get("callbacks")) for one in (config, given, record)]
-    for number, (callback, settings, own, kept) in enumerate(zip(callbacks, *places, strict=True)):
-        monitor, now = getattr(callback, "monitor", None), getattr(callback, "mode", None)
-        if monitor is None:
-            continue
-        key, known = f"trainer.callbacks[{number}].init_args", "mode" in settings.get("init_args", {})
-        asked = own.get("init_args", {}).get("mode") if known else now  # or the class decides, and not as it should
-        if now not in get_args(Mode):  # it has no direction, or means something else by the word
-            asked = now = modes.get(monitor) or "max"
-        mode = _mode(key, monitor, asked, modes, others)
-        if mode != now:
-            settings.init_args.mode = kept["init_args"]["mode"] = mode
-            parser = ArgumentParser(exit_on_error=False)
-            parser.add_subclass_arguments(Callback, "callback")
-            callbacks[number] = parser.instantiate(Namespace(callback=settings)).callback
+    logits = torch.zeros(len(targets), model.num_classes)
+    shapes = f"logits of {_shape(logits)} and targets of {_shape(targets)}, {targets.dtype}".replace("torch.", "")
+    scored = {"loss": model.loss} | {f"metrics.{name}": one for name, one in model.val_scores.items(keep_base=True)}
+    for key, module in scored.items():
+        name, module = type(module).__name__, copy.deepcopy(module)
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of classes that a few images lack
+                value = module(logits, targets)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise KeyedError(f"model.{key}", f"{name} fails for {shapes}: {shorten(str(error), 240)}") from error
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            given = f"a tensor of {_shape(value)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise KeyedError(f"model.{key}", f"{name} gives {given}, and not one number")
 
 
-def _mode(key: str, monitor: str, given: Any, modes: Mapping[str, Mode | None], others: bool) -> Mode:
-    """The direction to watch a metric in: its own, or for one of which nothing is known the one that was given."""
-    if monitor not in modes and (not others or monitor.startswith("test/")):
-        raise KeyedError(f"{key}.monitor", f"must be one of {', '.join(modes)}, not {monitor}{hint(monitor, modes)}")
-    own = modes.get(monitor)
-    if own and given not in (None, own):
-        raise KeyedError(f"{key}.mode", f"{given} contradicts {monitor}, of which {MORE[own]} is better: {own}")
-    if not (mode := own or given):
-        known = ", ".join(name for name, way in modes.items() if way)
-        why = f"what is better is known of {known}, and not of {monitor}{hint(monitor, modes)}"
-        raise KeyedError(f"{key}.mode", f"max or min must be given; {why}")
-    return mode
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape))
 
 
 def _fails(model: Classifier, input_size: tuple[int, int, int]) -> str:

@@ -22,10 +22,17 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from resnet18.callbacks.predictions import PredictionTable
 from resnet18.callbacks.progress import EpochLines
 from resnet18.cli.arguments import Arguments, say, warn
-from resnet18.cli.dry_run import FOLDER_NAMES, can_name_a_folder, follow_metrics, try_one_image, try_schedule
+from resnet18.cli.dry_run import (
+    FOLDER_NAMES,
+    can_name_a_folder,
+    check_scoring,
+    try_one_image,
+    try_schedule,
+)
 from resnet18.cli.explain import KeyedError, make
 from resnet18.cli.lr_finder import NAME, check_search, find_rate, take_finder
 from resnet18.cli.messages import closing, finished, opening, scores
+from resnet18.cli.monitors import follow_metrics
 from resnet18.cli.trainer_parts import (
     as_list,
     check_clipping,
@@ -36,19 +43,19 @@ from resnet18.cli.trainer_parts import (
     prepare_callbacks,
 )
 from resnet18.engine.divergence import FiniteLoss
-from resnet18.engine.loops import batches_into_epoch, is_dry_run, planned_steps
+from resnet18.engine.loops import batches_into_epoch, is_dry_run, limited_batches, planned_steps
 from resnet18.engine.overhead import profiler_into, report_of
 from resnet18.engine.precision import choose_precision, emulation_warning, plugin_decides
-from resnet18.engine.ranks import ending_together, prepare_ranks
+from resnet18.engine.ranks import exit_together, prepare_ranks
 from resnet18.engine.seeding import StepSeeding
 from resnet18.engine.stopping import GracefulStop, SavingStop
 from resnet18.errors import RunError, UsageError, counted
-from resnet18.runs import METRICS, append_evaluation, create_run, new_run_id, write_config
-from resnet18.storage.checkpoint_io import BackgroundFiles
-from resnet18.storage.checkpoints import FOLDER, LAST, run_directory, start_from
+from resnet18.storage.checkpoint_io import BackgroundCheckpointIO
+from resnet18.storage.checkpoints import FOLDER, LAST, load_pretrained, run_directory
 from resnet18.storage.class_paths import callables, import_object
-from resnet18.storage.loggers import MetricsFile, start_wandb, wandb_without_questions
+from resnet18.storage.loggers import MetricsFile, finish_wandb, start_wandb, wandb_without_questions
 from resnet18.storage.provenance import own_sources, provenance, versions
+from resnet18.storage.run_files import METRICS, append_evaluation, create_run, new_run_id, write_config
 
 STORED = ("experiment", "seed_everything", "model", "data", "trainer", "best", "last", "init_from")
 
@@ -188,7 +195,7 @@ class Program(Arguments):
             callbacks += [FiniteLoss(stop, last), *watched, last, stop]
             plugins = as_list(settings["plugins"])
             if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-                settings["plugins"] = [*plugins, BackgroundFiles()]
+                settings["plugins"] = [*plugins, BackgroundCheckpointIO()]
         settings["default_root_dir"] = str(self.directory)
         loggers = settings["logger"] or []
         resume_step = self.checkpoint["global_step"] if self.resumed == self.directory else None
@@ -213,7 +220,7 @@ class Program(Arguments):
         """Runs the command to its end."""
         status = 1
         try:
-            with ending_together(self.trainer):
+            with exit_together(self.trainer):
                 getattr(self, f"_{self.command}")()
             if report := report_of(self.trainer):
                 say(f"profile {report}")
@@ -222,14 +229,13 @@ class Program(Arguments):
             raise RunError(" ".join(str(error).split())) from error
         finally:
             self.datamodule.teardown(self.command)
-            for logger in self.trainer.loggers:
-                if isinstance(logger, WandbLogger) and self.trainer.is_global_zero and logger._experiment is not None:
-                    logger.experiment.finish(exit_code=status)  # by which W&B shows whether it failed
+            if self.trainer.is_global_zero:
+                finish_wandb(self.trainer.loggers, status)
 
     def _fit(self) -> None:
         self.model.run_config = self.record
         if self.checkpoint_path is None and self.config.init_from:
-            say(start_from(self.model.backbone, self.config.init_from))
+            say(load_pretrained(self.model.backbone, self.config.init_from))
         if self.checkpoint_path is not None:
             if self._finished():
                 return
@@ -251,11 +257,15 @@ class Program(Arguments):
         except (ValueError, TypeError) as error:
             raise self._refused(error, "data") from error
         check_limits(self.trainer, batches, self.datamodule)
-        self._try_recipe(planned_steps(self.trainer, batches))
+        self._try_recipe(planned_steps(self.trainer, limited_batches(self.trainer, batches)))
         check_clipping(self.trainer, self.model.make_optimizer())
         self._compare_data()
         self.datamodule.check_resumed_epoch(self.trainer, batches_into_epoch(self.checkpoint))
         try_one_image(self.model, self.datamodule.input_size, self.trainer.strategy.root_device)
+        try:
+            check_scoring(self.model, self.datamodule.train.labels[:16])
+        except KeyedError as error:
+            raise UsageError(f"{self._culprit(error.key)}{error}") from None
 
     def find_rate(self) -> list[str]:
         """The option that gives the learning rate which a LearningRateFinder finds; this program is spent then."""
@@ -263,7 +273,7 @@ class Program(Arguments):
             return []
         check_search(self.model, self.trainer.world_size, self.checkpoint_path is not None)
         if self.config.init_from:
-            start_from(self.model.backbone, self.config.init_from)
+            load_pretrained(self.model.backbone, self.config.init_from)
         self._try()
         rate = find_rate(self.trainer_class, self.config_init["trainer"], self.model, self.datamodule, self.finder)
         say(f"{NAME}: the loss fell fastest at {rate:g}; the run starts with --model.optimizer.lr {rate:g}")

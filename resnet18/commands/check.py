@@ -33,7 +33,7 @@ from resnet18.commands.check_network import (
     parameter_groups,
 )
 from resnet18.errors import RunError, counted
-from resnet18.storage.checkpoints import start_from
+from resnet18.storage.checkpoints import load_pretrained
 
 BATCHES = 4  # that the loss at the start is the mean of
 IMAGES = 32  # of each batch at most, so that a CPU is done in seconds
@@ -62,7 +62,7 @@ class Check(OneDevice):
         if not self.console.is_terminal:
             self.console.width = 1000  # a line each, for grep
         if self.config.init_from:
-            say(start_from(self.model.backbone, self.config.init_from))
+            say(load_pretrained(self.model.backbone, self.config.init_from))
         network = Network(self.model, self.trainer)
         self.load_data()
         batches = [batch[:2] for batch in itertools.islice(data.train_dataloader(), BATCHES)]

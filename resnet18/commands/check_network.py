@@ -30,7 +30,15 @@ LEAK = 1e-3  # an effect on other images' logits counts from this share of that 
 OVERFIT = 0.1  # share of the first loss at which a batch counts as overfit
 AT_LEAST = 5  # steps: behind two layers that start at zero, a gradient appears in the third
 GROUPS_SHOWN = 6
-DROPPING = (nn.modules.dropout._DropoutNd, StochasticDepth)
+DROPPING = (
+    nn.Dropout,
+    nn.Dropout1d,
+    nn.Dropout2d,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.FeatureAlphaDropout,
+    StochasticDepth,
+)
 
 
 class Network:

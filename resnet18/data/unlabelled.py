@@ -15,14 +15,14 @@ from resnet18.errors import RunError
 
 
 class Unlabelled(ImageFiles):
-    """An image, or all below a directory; all but ``images`` comes from a checkpoint.
+    """An image, or all below a directory; all arguments but ``images`` come from a checkpoint.
 
     Args:
         images: A file or a directory.
         class_names: What the network tells apart.
         mean: Of each channel, pixels counted from 0 to 1.
-        std: Likewise.
-        input_size: Channels, height and width that the network was evaluated at.
+        std: Standard deviation of each channel.
+        input_size: Channels, height and width that the network was evaluated on.
         kwargs: The rest is :class:`~resnet18.data.image_files.ImageFiles`'s.
 
     Raises:
@@ -46,13 +46,12 @@ class Unlabelled(ImageFiles):
         self.images, self.class_names = Path(images).expanduser(), tuple(class_names)
 
     def load(self, part: Part) -> Files:
-        """The files; their labels say nothing."""
+        if not self.images.exists():
+            raise RunError(f"images: there is no {self.images}")
         if self.images.is_dir():
             root, names = self.images, sorted(images_under(self.images))
-        elif self.images.exists():
-            root, names = self.images.parent, [self.images.name]
         else:
-            raise RunError(f"images: there is no {self.images}")
+            root, names = self.images.parent, [self.images.name]
         if not names:
             raise RunError(f"images: {root} holds no image ({', '.join(SUFFIXES)})")
-        return Files(root, names, torch.zeros(len(names), dtype=torch.int64))
+        return Files(root, names, torch.zeros(len(names), dtype=torch.int64))  # the labels say nothing

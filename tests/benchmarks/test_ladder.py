@@ -11,14 +11,14 @@ import torch
 from conftest import CONFIG, SMALL
 from ladder import StockImages, stock_transform
 
-from resnet18 import Digits, Pixels
+from resnet18 import Digits, ImageTensors
 from resnet18.engine.precision import has_bf16
 
 
 def test_stock_images_are_those_of_the_data_module() -> None:
     data = Digits(translate=0)
     data.setup("fit")
-    assert isinstance(data.train, Pixels)
+    assert isinstance(data.train, ImageTensors)
     mean, std = torch.tensor(data.mean).view(-1, 1, 1), torch.tensor(data.std).view(-1, 1, 1)
     images = StockImages(data.train, stock_transform(data))
     assert len(images) == len(data.train)
@@ -45,7 +45,7 @@ def test_every_rung_is_measured_and_shown(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ladder, "quieten", lambda: None)
+    monkeypatch.setattr(ladder, "filter_notices", lambda: None)
     monkeypatch.setattr(sys, "argv", ["ladder.py", "--config", str(CONFIG), *SMALL, "--steps", "2", "--json", "l.json"])
     ladder.main()
     shown, result = capfd.readouterr().out, json.loads(Path("l.json").read_text())

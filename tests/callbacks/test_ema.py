@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from resnet18 import Classifier, Pixels, load_run, resnet18
+from resnet18 import Classifier, ImageTensors, load_run, resnet18
 from resnet18.callbacks.ema import RAW_WEIGHTS, WeightAverage
 from resnet18.data.feeds.resident import EvaluationLoader, TrainLoader
 from resnet18.storage.checkpoints import read_checkpoint
@@ -49,10 +49,10 @@ def fit(classifier: Classifier, *callbacks: Callback, place: Path, **more: Any) 
     return trainer
 
 
-def pixels(count: int) -> Pixels:
+def pixels(count: int) -> ImageTensors:
     numbers = torch.Generator().manual_seed(count)
     images = torch.randint(0, 256, (count, 16, 16, 3), dtype=torch.uint8, generator=numbers)
-    return Pixels(images, torch.randint(0, 10, (count,), generator=numbers))
+    return ImageTensors(images, torch.randint(0, 10, (count,), generator=numbers))
 
 
 def floats(state: Weights, prefix: str = "") -> Weights:
@@ -61,7 +61,7 @@ def floats(state: Weights, prefix: str = "") -> Weights:
 
 
 class ByHand(Callback):
-    """The average, reckoned beside the run in float64, and the raw weights of every step."""
+    """The average, computed beside the run in float64, and the raw weights of every step."""
 
     def __init__(self, decay: float, place: Path) -> None:
         self.decay, self.place = decay, place
@@ -111,7 +111,7 @@ def equal(weights: Weights, expected: Weights) -> bool:
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])
-def test_it_is_the_average_reckoned_by_hand_and_what_is_scored_and_saved(accumulate: int, tmp_path: Path) -> None:
+def test_it_is_the_average_computed_by_hand_and_what_is_scored_and_saved(accumulate: int, tmp_path: Path) -> None:
     hand = ByHand(0.6, tmp_path)
     best = ModelCheckpoint(tmp_path, "best", monitor="val/loss", save_weights_only=True, enable_version_counter=False)
     whole = ModelCheckpoint(tmp_path, "epoch{epoch}", save_top_k=-1, auto_insert_metric_name=False)
@@ -130,8 +130,8 @@ def test_it_is_the_average_reckoned_by_hand_and_what_is_scored_and_saved(accumul
         assert same(floats(content["state_dict"], "backbone."), hand.averages[step]), name
         assert equal(content[RAW_WEIGHTS], hand.raw[step - 1]), name
         assert content["state_dict"]["backbone.bn1.num_batches_tracked"] == accumulate * step
-    for logged, reckoned in hand.losses:
-        assert logged == pytest.approx(reckoned, rel=1e-5)
+    for logged, computed in hand.losses:
+        assert logged == pytest.approx(computed, rel=1e-5)
     content = read_checkpoint(tmp_path / "best.ckpt")
     assert RAW_WEIGHTS not in content
     at = list(ends)[int(hand.losses[1] < hand.losses[0])]
@@ -282,7 +282,7 @@ def rows(run: str) -> list[dict[str, str]]:
         return [{name: cell for name, cell in row.items() if name != "images_per_s"} for row in csv.DictReader(file)]
 
 
-def test_a_run_with_an_average_is_scored_stopped_and_gone_on_with(lightning) -> None:
+def test_a_run_with_an_average_is_scored_stopped_and_resumed(lightning) -> None:
     Path("mynet.py").write_text(STOP)
     stops = {"whole": (), "training": ("mynet.InTraining",), "validation": ("mynet.InValidation",)}
     for name, stop in stops.items():

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import start
+from conftest import CONFIG, start
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW
@@ -148,11 +148,6 @@ def test_a_run_that_breaks_off_leaves_nothing_frozen() -> None:
     assert all(module.training for module in classifier.backbone.modules())
 
 
-def test_a_number_below_0_is_refused() -> None:
-    with pytest.raises(ValueError, match="epochs must be at least 0, not -1"):
-        Freeze(-1)
-
-
 # Through the program
 
 MODULE = """
@@ -223,3 +218,8 @@ def test_two_ranks_freeze_thaw_and_stay_equal(tmp_path: Path) -> None:
     frozen, later, thawed = (first for first, _ in epochs)
     changed = [{name for name in frozen if not torch.equal(frozen[name], other[name])} for other in (later, thawed)]
     assert changed == [{"5.weight", "5.bias"}, set(frozen)]
+
+
+def test_a_number_below_0_is_refused(lightning) -> None:
+    done = lightning("fit", "--config", CONFIG, "--trainer.callbacks", "Freeze", "--trainer.callbacks.epochs=-1")
+    assert (done.status, "trainer.callbacks" in done.err, "epochs" in done.err) == (2, True, True), done.err

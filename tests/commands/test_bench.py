@@ -95,14 +95,14 @@ def test_the_trainer_runs_with_what_fit_gives_it(tmp_path: Path) -> None:
 OWN = """
 import torch
 from torch import nn
-from resnet18 import ImageDataModule, Pixels
+from resnet18 import ImageDataModule, ImageTensors
 
 class Dots(ImageDataModule):
     class_names = ("left", "right")
     mean, std, input_size = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (3, 6, 10)
 
     def load(self, part):
-        return Pixels(torch.randint(0, 256, (40, 6, 10, 3), dtype=torch.uint8), torch.arange(40) % 2)
+        return ImageTensors(torch.randint(0, 256, (40, 6, 10, 3), dtype=torch.uint8), torch.arange(40) % 2)
 
 class MyNet(nn.Module):
     def __init__(self, num_classes: int):

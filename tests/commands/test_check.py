@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from resnet18 import ResNet
-from resnet18 import Digits, Pixels
+from resnet18 import Digits, ImageTensors
 
 
 class Data(Digits):
@@ -42,7 +42,7 @@ class Data(Digits):
         images, labels = super().load("train").images.clone(), super().load("train").labels.clone()
         if self.fault == "unseen":
             keep = labels != 7 if part == "val" else labels >= 0
-            return Pixels(images[keep] ^ (part == "val"), labels[keep])
+            return ImageTensors(images[keep] ^ (part == "val"), labels[keep])
         if self.fault == "constant":
             images[:] = 9
         if self.fault == "constant channel":
@@ -59,7 +59,7 @@ class Data(Digits):
             images, labels = torch.cat([images, images]), torch.cat([labels, labels])
         if self.fault == "two labels":
             images, labels = torch.cat([images, images[:9]]), torch.cat([labels, (labels[:9] + 1) % 10])
-        return Pixels(images, labels)
+        return ImageTensors(images, labels)
 
 
 class Small(ResNet):

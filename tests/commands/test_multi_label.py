@@ -6,7 +6,7 @@ from conftest import SMALL
 
 TAGS = """
 import torch
-from resnet18 import Digits, Pixels
+from resnet18 import Digits, ImageTensors
 
 class Tags(Digits):
     split_hash = "none"
@@ -14,7 +14,7 @@ class Tags(Digits):
     def setup(self, stage):
         pixels = super().load("train")
         tags = torch.stack([pixels.labels % 2, pixels.labels // 5, pixels.labels % 3 == 0], 1).float()
-        self.train, self.val = Pixels(pixels.images[:1000], tags[:1000]), Pixels(pixels.images[1000:], tags[1000:])
+        self.train, self.val = ImageTensors(pixels.images[:1000], tags[:1000]), ImageTensors(pixels.images[1000:], tags[1000:])
 
     class_names = ("odd", "large", "threefold")
 """

@@ -15,7 +15,7 @@ from conftest import CONFIG, DROPOUT_NET, DROPOUT_RUN, Done, picture_folder, sta
 from devices import GPU, everywhere, on_gpu, trainer_on
 from killed_runs import Way, differences, kill, prepare, resume_arguments
 
-from resnet18 import Pixels, load_run
+from resnet18 import ImageTensors, load_run
 from resnet18.storage.checkpoints import read_checkpoint
 
 CALLBACKS = """
@@ -109,7 +109,7 @@ def test_a_run_trains_is_scored_predicts_and_loads_on_the_cpu(
     # What the device found likeliest, the CPU does too, but for images where two classes are a rounding apart.
     data = load_run("run").data
     data.setup("test")
-    assert isinstance(data.test, Pixels)
+    assert isinstance(data.test, ImageTensors)
     with torch.no_grad():
         logits = model.eval()(data.test.images.permute(0, 3, 1, 2)).float()
     agree = [str(label) == row["class"] for label, row in zip(logits.argmax(1).tolist(), rows, strict=True)]

@@ -2,19 +2,15 @@
 
 import csv
 import shutil
-import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
 import torchvision
-from conftest import CONFIG, SMALL, picture_folder
+from conftest import CONFIG, SMALL
 
 import resnet18
-from resnet18 import Pixels
-from resnet18.errors import RunError
-from resnet18.runs import append_evaluation, read_evaluations
+from resnet18 import ImageTensors
 
 SHORT = (*SMALL, "--trainer.max_epochs", "1", "--trainer.logger", "false", "--trainer.limit_train_batches", "2")
 
@@ -32,7 +28,7 @@ def test_a_run_a_link_or_a_file_is_tested(place: str, lightning, tmp_path: Path,
     model = resnet18.load_run(paths[place]).model
     data = resnet18.Digits()
     data.setup("test")
-    assert isinstance(data.test, Pixels)
+    assert isinstance(data.test, ImageTensors)
     images, labels = data.test.images, data.test.labels
     with torch.no_grad():
         logits = model(images.permute(0, 3, 1, 2))
@@ -40,45 +36,6 @@ def test_a_run_a_link_or_a_file_is_tested(place: str, lightning, tmp_path: Path,
     top5 = 100 * (logits.topk(5).indices == labels[:, None]).any(1).double().mean().item()
     assert scores[:6] == ["test/top1", f"{top1:.2f}", "%", "test/top5", f"{top5:.2f}", "%"]
     assert float(loss) == pytest.approx(torch.nn.functional.cross_entropy(logits, labels).item(), abs=1e-4)
-
-
-def test_every_evaluation_is_kept_with_what_it_was_made_with(lightning, tmp_path: Path, trained: Path) -> None:
-    run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("wandb", "evaluations.jsonl"))
-    first = ("test", "--ckpt_path", run, "--flip_tta", "true", "--trainer.limit_test_batches", "1")
-    assert lightning(*first).status == 0
-    assert (
-        lightning("test", "--ckpt_path", run / "checkpoints" / "last.ckpt", "--data.eval_batch_size", "7").status == 0
-    )
-    assert lightning("validate", "--ckpt_path", run).status == 0
-    averaged, plain, validated = resnet18.load_run(run).evaluations
-    assert [found["command"] for found in (averaged, plain, validated)] == ["test", "test", "validate"]
-    assert [found["checkpoint"] for found in (averaged, plain)] == ["checkpoints/best.ckpt", "checkpoints/last.ckpt"]
-    assert [found["flip_tta"] for found in (averaged, plain)] == [True, False]
-    assert averaged["given"] == {"trainer.limit_test_batches": 1}
-    assert plain["given"] == {"data.eval_batch_size": 7}
-    assert validated["given"] == {}
-    assert plain["step"] == 60
-    assert averaged["date"] <= plain["date"] <= validated["date"]
-    assert {found["split_hash"] for found in (averaged, plain)} == {resnet18.load_run(run).data.split_hash}
-    assert 0 < plain["test/top1"] < plain["test/top5"] <= 1
-    assert validated["val/top1"] == pytest.approx(max(resnet18.load_run(run).curve("val/top1")[1]), rel=1e-5)
-
-
-def test_of_evaluations_at_the_same_time_none_is_lost(tmp_path: Path) -> None:
-    (tmp_path / "checkpoints").mkdir()
-    best = tmp_path / "checkpoints" / "best.ckpt"
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda n: append_evaluation(tmp_path, "test", best, {"n": n, "note": 999 * "x"}), range(200)))
-    assert {found["n"] for found in read_evaluations(tmp_path)} == set(range(200))
-
-
-def test_scores_that_cant_be_kept_are_scores_all_the_same(lightning, tmp_path: Path, trained: Path) -> None:
-    run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("wandb", "evaluations.jsonl"))
-    (run / "evaluations.jsonl").symlink_to("/dev/full")
-    done = lightning("validate", "--ckpt_path", run)
-    assert done.status == 0
-    assert "val/top1" in done.out
-    assert "run/evaluations.jsonl can't be written: No space left on device; the scores are kept nowhere" in done.err
 
 
 def test_validate_repeats_the_best_epochs_score(lightning, trained: Path) -> None:
@@ -124,7 +81,7 @@ def test_predictions_are_the_models(lightning, tmp_path: Path, trained: Path) ->
     rows = list(csv.DictReader((tmp_path / "out.csv").open()))
     data = resnet18.Digits()
     data.setup("predict")
-    assert isinstance(data.test, Pixels)
+    assert isinstance(data.test, ImageTensors)
     with torch.no_grad():
         probability, label = resnet18.load_run(trained).model(data.test.images.permute(0, 3, 1, 2)).softmax(1).max(1)
     assert [row["image"] for row in rows] == data.image_ids()
@@ -135,107 +92,8 @@ def test_predictions_are_the_models(lightning, tmp_path: Path, trained: Path) ->
     assert (done.status, "output: there is no directory nowhere" in done.err) == (1, True)
 
 
-def test_a_run_comes_back_in_a_notebook(trained: Path) -> None:
-    run = resnet18.load_run(trained)
-    assert run.checkpoint_path.name == "best.ckpt"
-    assert not run.model.training
-    assert run.model.class_names == list("0123456789")
-    assert run.config["trainer"]["max_epochs"] == 3
-    assert run.data.batch_size == 64
-    assert run.data.seed == 1
-    steps, top1 = run.curve("val/top1")
-    assert steps == [20, 40, 60]
-    assert all(0 <= value <= 1 for value in top1)
-    with pytest.raises(KeyError, match=r"val/top2 was not logged; .*val/top1"):
-        run.curve("val/top2")
-    with pytest.raises(RunError, match="there is no checkpoint or run nowhere"):
-        resnet18.load_run("nowhere")
-
-
-MINE = """
-from torch import nn
-
-class Untyped(nn.Module):
-    def __init__(self, num_classes, hidden=8, **options) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, num_classes))
-
-    def forward(self, x):
-        return self.layers(x)
-
-def by_name(name: str, **options) -> nn.Module:
-    return globals()[name](**options)
-"""
-
-
-def test_a_network_of_ones_own_comes_back_as_the_program_took_it(
-    lightning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "mynet.py").write_text(MINE)
-    options = ("--model.backbone", "mynet.Untyped", "--model.backbone.hidden", "12", "--run_dir", "run")
-    done = lightning("fit", "--config", CONFIG, *SHORT[2:], *options)
-    assert done.status == 0, done.err
-    path = tmp_path / "run" / "checkpoints" / "best.ckpt"
-    weights = resnet18.load_run("run").model.backbone.state_dict()
-    assert weights["layers.1.weight"].shape == (12, 64)
-
-    checkpoint = torch.load(path, weights_only=True)
-    taken = {"num_classes": 10, "hidden": 12}
-    described = {"class_path": "mynet.by_name", "init_args": {"name": "Untyped"}, "dict_kwargs": taken}
-    torch.save({**checkpoint, "hyper_parameters": {**checkpoint["hyper_parameters"], "backbone": described}}, path)
-    monkeypatch.chdir("/")
-    back = resnet18.load_run(path).model.backbone.state_dict()
-    assert all(torch.equal(value, back[name]) for name, value in weights.items())
-
-    monkeypatch.delitem(sys.modules, "mynet")
-    monkeypatch.setattr(sys, "path", [place for place in sys.path if place not in ("", str(tmp_path))])
-    with pytest.raises(
-        RunError, match=f"^{path}: there is no module mynet; put its folder on sys.path, or install it$"
-    ):
-        _ = resnet18.load_run(path).model
-
-
-def test_images_that_moved_are_looked_for_where_one_says(lightning, tmp_path: Path) -> None:
-    picture_folder(tmp_path / "images/train", each=11)
-    options = (
-        "--data.root",
-        "images",
-        "--data.cache_dir",
-        "cache",
-        "--data.image_size",
-        "16",
-        "--data.batch_size",
-        "4",
-    )
-    config = CONFIG.with_name("imagefolder.yaml")
-    done = lightning("fit", "--config", config, *SHORT, *options, "--run_dir", "run")
-    assert done.status == 0, done.err
-    assert resnet18.load_run("run").data.class_names == ("cat", "dog")
-    (tmp_path / "images").rename(tmp_path / "moved")
-    with pytest.raises(RunError) as error:
-        _ = resnet18.load_run("run").data
-    assert "data.root: there is no directory images; images/train/<class>/ with images is expected" in str(error.value)
-    assert str(error.value).endswith("; load_run(…, data={'root': …}) says where it is now")
-    assert len(str(error.value).splitlines()) == 1
-    run = resnet18.load_run("run", data={"root": "moved"})
-    run.data.setup("fit")
-    assert run.data.val is not None
-
-
-def test_a_checkpoint_on_its_own_is_enough(tmp_path: Path, trained: Path) -> None:
-    shutil.copy(trained / "checkpoints" / "best.ckpt", tmp_path / "alone.ckpt")
-    run = resnet18.load_run(tmp_path / "alone.ckpt")
-    images = torch.randint(0, 256, (3, 1, 8, 8), dtype=torch.uint8)
-    with torch.no_grad():
-        assert torch.equal(run.model(images), resnet18.load_run(trained).model(images))
-    assert run.directory is None
-    assert run.metrics == []
-    assert run.data.split_hash == resnet18.Digits().split_hash
-    assert resnet18.Classifier.load_from_checkpoint(tmp_path / "alone.ckpt").num_classes == 10
-
-
 def test_changed_hyper_parameters_do_not_resume(lightning, trained: Path) -> None:
-    for option, told in {
+    for option, message in {
         ("--model.optimizer.lr", "0.5"): "model.optimizer.lr:",
         ("--model.label_smoothing", "0.4"): "model.label_smoothing: ",
         ("--data.batch_size", "32"): "data.batch_size: 64 → 32",
@@ -243,7 +101,7 @@ def test_changed_hyper_parameters_do_not_resume(lightning, trained: Path) -> Non
     }.items():
         done = lightning("fit", "--ckpt_path", trained, *option)
         assert (done.status, len(done.err.splitlines())) == (2, 1)
-        assert told in done.err
+        assert message in done.err
         assert f"--init_from {trained}" in done.err
 
 

@@ -1,0 +1,95 @@
+"""The files in a run's directory, written and read back: its configuration, its origin and its evaluations."""
+
+import contextlib
+import csv
+import json
+import secrets
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from resnet18.errors import RunError, UsageError
+from resnet18.storage.checkpoints import FOLDER
+
+CONFIG, PROVENANCE, METRICS, EVALUATIONS = "config.yaml", "provenance.json", "metrics.csv", "evaluations.jsonl"
+CODE, LATEST = "code", "latest"
+
+
+def new_run_id() -> str:
+    """Sorts by time; the last four digits keep runs apart that start within a second."""
+    return f"{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+def create_run(
+    directory: Path, config: dict[str, Any], provenance: dict[str, Any], sources: Mapping[str, bytes], link: bool
+) -> None:
+    """Makes the directory of a new run and writes down what it is.
+
+    ``provenance`` and ``sources``, the user's own files, come from :mod:`resnet18.storage.provenance`; with ``link``
+    the ``latest`` beside the directory will point to it, where the file system has links.
+
+    Raises:
+        UsageError: Where the directory already holds something.
+        RunError: Where it can't be written.
+    """
+    if directory.is_dir() and any(directory.iterdir()):
+        resume = f"--ckpt_path {shlex.quote(str(directory))}"
+        raise UsageError(f"run_dir: {directory} is not empty; {resume} resumes the run in it")
+    try:
+        (directory / FOLDER).mkdir(parents=True)
+        write_config(directory, config)
+        (directory / PROVENANCE).write_text(json.dumps(provenance, indent=2) + "\n")
+        for name, content in sources.items():
+            path = directory / CODE / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+    except OSError as error:
+        raise RunError(f"run_dir: {directory} can't be written: {error.strerror}") from None
+    if link:
+        # Made under another name and renamed: a reader finds the old run or the new one, never none.
+        partial = directory.with_name(f".{LATEST}-{directory.name}")
+        with contextlib.suppress(OSError, NotImplementedError):  # Windows allows links to administrators only
+            partial.symlink_to(directory.name, target_is_directory=True)
+            partial.replace(directory.with_name(LATEST))
+        partial.unlink(missing_ok=True)
+
+
+def write_config(directory: Path, config: dict[str, Any]) -> None:
+    """Writes a run's ``config.yaml``, whole or not at all."""
+    partial = directory / f".{CONFIG}"
+    partial.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    partial.replace(directory / CONFIG)
+
+
+def read_metrics(directory: Path) -> list[dict[str, float]]:
+    """The rows of a run's ``metrics.csv`` without their empty cells; none where nothing was logged."""
+    if not (directory / METRICS).exists():
+        return []
+    with (directory / METRICS).open(newline="") as file:
+        return [{name: float(cell) for name, cell in row.items() if cell} for row in csv.DictReader(file)]
+
+
+def append_evaluation(directory: Path, command: str, checkpoint: Path, found: dict[str, Any]) -> None:
+    """Adds scores, and how they were reached, to a run's ``evaluations.jsonl``.
+
+    Where that can't be written, as in somebody else's run, a warning says so.
+    """
+    path, place = directory / EVALUATIONS, checkpoint.resolve().relative_to(directory.resolve())
+    record = {"date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command, "checkpoint": place.as_posix(), **found}
+    line = json.dumps(record, default=str) + "\n"
+    try:
+        with path.open("ab", buffering=0) as file:  # in one write to the end: of two at a time both are kept
+            file.write(line.encode())
+    except OSError as error:
+        print(f"{path} can't be written: {error.strerror}; the scores are kept nowhere", file=sys.stderr)
+
+
+def read_evaluations(directory: Path) -> list[dict[str, Any]]:
+    """The records of a run's ``evaluations.jsonl``, oldest first."""
+    path = directory / EVALUATIONS
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
