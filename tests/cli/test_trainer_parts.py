@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from conftest import CONFIG, DROPOUT_NET, DROPOUT_RUN, SMALL, Done
-from kill_and_resume import differences
+from killed_runs import differences
 from lightning.pytorch import Callback, Trainer, callbacks
 from lightning.pytorch.plugins import MixedPrecision
 

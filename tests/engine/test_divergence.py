@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import DROPOUT_NET, DROPOUT_RUN, start
-from kill_and_resume import differences
+from killed_runs import differences
 
 import resnet18
 from resnet18 import ImageTensors

@@ -8,12 +8,12 @@ import signal
 import sys
 from pathlib import Path
 
-import kill_and_resume
+import killed_runs
 import pytest
 import torch
 from conftest import CONFIG, DROPOUT_NET, DROPOUT_RUN, Done, picture_folder, start
 from devices import GPU, everywhere, on_gpu, trainer_on
-from kill_and_resume import Way, differences, go_on, kill, prepare
+from killed_runs import Way, differences, kill, prepare, resume_arguments
 
 from resnet18 import ImageTensors, load_run
 from resnet18.storage.checkpoints import read_checkpoint
@@ -149,10 +149,10 @@ def test_a_killed_run_ends_as_the_unbroken_one(
     if not (place / way.name).exists():
         done = lightning(*options, "--run_dir", way.name)
         assert done.status == 0, done.err
-    process = kill_and_resume.start([*options, "--run_dir", f"killed in {moment}"], place, SLOWLY="1")
+    process = killed_runs.start([*options, "--run_dir", f"killed in {moment}"], place, SLOWLY="1")
     assert kill(process, place, moment, step, 0.06 if moment == "writing" else 0.01) is not None
     monkeypatch.delitem(sys.modules, "killed", raising=False)
-    done = lightning(*go_on(place / f"killed in {moment}"))
+    done = lightning(*resume_arguments(place / f"killed in {moment}"))
     assert done.status == 0, done.err
     assert differences(place / way.name, place / f"killed in {moment}") == []
 

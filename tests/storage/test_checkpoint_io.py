@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import DROPOUT_NET, DROPOUT_RUN
-from kill_and_resume import differences
+from killed_runs import differences
 
 from resnet18.errors import RunError
 from resnet18.storage.checkpoint_io import AtomicCheckpointIO
