@@ -45,7 +45,7 @@ from resnet18.optimization import (
     schedule_settings,
     set_rates,
 )
-from resnet18.storage.checkpoints import CONFIG_KEY, described_model, plain_values
+from resnet18.storage.checkpoints import CONFIG_KEY, model_from_checkpoint, primitives
 
 
 class Classifier(LightningModule):
@@ -265,7 +265,7 @@ class Classifier(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
-        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = plain_values(hyper_parameters)
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = primitives(hyper_parameters)
         if self.run_config is not None:
             checkpoint[CONFIG_KEY] = self.run_config
         self.averaging.write(checkpoint)
@@ -294,4 +294,4 @@ class Classifier(LightningModule):
             RunError: Where the file is broken or names foreign code, and where weights and description do not fit.
         """
         kwargs.pop("weights_only", None)
-        return described_model(cls, Path(checkpoint_path), kwargs, map_location, strict is not False)
+        return model_from_checkpoint(cls, Path(checkpoint_path), kwargs, map_location, strict is not False)

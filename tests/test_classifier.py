@@ -697,7 +697,7 @@ def saved(tmp_path: Path) -> tuple[Path, Classifier]:
     return tmp_path / "model.ckpt", classifier.eval()
 
 
-def test_a_checkpoint_holds_tensors_and_plain_values_only(saved: tuple[Path, Classifier]) -> None:
+def test_a_checkpoint_holds_tensors_and_primitives_only(saved: tuple[Path, Classifier]) -> None:
     content = torch.load(saved[0], weights_only=True)
     assert content["hyper_parameters"] == {
         "schedule": None,

@@ -1,13 +1,11 @@
 """Values that jsonargparse takes and that mean nothing: null for a number, NaN, no steps, a test metric watched."""
 
 import copy
-import inspect
 import math
 import warnings
 from collections.abc import Iterator, Mapping
 from textwrap import shorten
-from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 import torch
 from jsonargparse import ArgumentParser, Namespace
@@ -16,11 +14,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from resnet18.classifier import Classifier
 from resnet18.cli.config_files import leaves
-from resnet18.cli.explain import GROUPS, KeyedError
+from resnet18.cli.explain import KeyedError
 from resnet18.errors import UsageError, hint
 from resnet18.metrics import Mode
 from resnet18.optimization import check_length, schedule_settings
-from resnet18.storage.class_paths import import_object
 
 # What the Trainer takes without looking, to divide by zero or do nothing later.
 LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
@@ -50,49 +47,12 @@ def refused_values(config: Namespace) -> Iterator[tuple[str, str]]:
     for name, least in LEAST.items():
         if (value := trainer.get(name)) is not None and value < least:
             yield f"trainer.{name}", f"{name} must be at least {least}, not {value}"
-    yield from ((key, "expected a value, not null") for key in _nulls(vars(config), None, ""))
-
-
-def _nulls(values: Any, made: Any, key: str) -> Iterator[str]:
-    values = vars(values) if isinstance(values, Namespace) else values
-    if isinstance(values, list):
-        for number, value in enumerate(values):
-            yield from _nulls(value, None, f"{key}[{number}]")
-    elif isinstance(values, dict):
-        if "class_path" in values:
-            made = import_object(str(values["class_path"]))
-            yield from _nulls(values.get("init_args"), made, f"{key}.init_args")
-            return
-        for name, value in values.items():
-            inner = f"{key}.{name}".lstrip(".")
-            if value is None and made is not None and not takes_none(made, name):
-                yield inner
-            yield from _nulls(value, None if key else GROUPS.get(name), inner)
-
-
-def takes_none(made: Any, name: str) -> bool:
-    """Whether None may be given for an argument: of a class, those behind its ``**kwargs`` included, or a function.
-
-    Where nothing is said about an argument, or it is None by default, or nobody but the program gives it: True.
-    """
-    classes = made.__mro__ if isinstance(made, type) else ()
-    for owner in [vars(part)["__init__"] for part in classes if "__init__" in vars(part)] or [made]:
-        try:
-            parameter = inspect.signature(owner).parameters.get(name)
-            hints = get_type_hints(owner)
-        except (TypeError, ValueError, NameError, AttributeError):
-            return True
-        if parameter is not None:
-            kind = hints.get(name, Any)
-            optional = parameter.default is None or parameter.default is parameter.empty
-            return optional or kind in (Any, None, NoneType) or NoneType in get_args(kind)
-    return True
 
 
 MORE = {"max": "more", "min": "less"}
 
 
-def try_one_image(model: Classifier, input_size: tuple[int, int, int], device: torch.device) -> None:
+def check_forward(model: Classifier, input_size: tuple[int, int, int], device: torch.device) -> None:
     """Runs it in evaluation mode, on the CPU; a network that fails there may need its device, and gets it.
 
     Args:
@@ -111,7 +71,7 @@ def try_one_image(model: Classifier, input_size: tuple[int, int, int], device: t
         raise UsageError(f"model.backbone: {type(model.backbone).__name__} does not fit images of {size}: {error}")
 
 
-def try_schedule(model: Classifier, total_steps: float = 1) -> None:
+def check_schedule(model: Classifier, total_steps: float = 1) -> None:
     """Makes the optimizer and the schedule, and lets the schedule step once; the model is left as it is.
 
     Args:

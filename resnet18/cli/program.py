@@ -4,13 +4,14 @@ A LightningCLI with one directory a run, configurations that come back from chec
 :mod:`resnet18.__main__` is what the scripts call; it answers ``--help`` without importing any of this.
 """
 
+import inspect
 import os
 import shlex
 from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.spike import TrainingSpikeException
 from lightning.pytorch import Callback, Trainer
@@ -22,7 +23,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from resnet18.callbacks.predictions import PredictionTable
 from resnet18.callbacks.progress import EpochLines
 from resnet18.cli.arguments import Arguments, say, warn
-from resnet18.cli.dry_run import FOLDER_NAMES, can_name_a_folder, follow_metrics, try_one_image, try_schedule
+from resnet18.cli.dry_run import FOLDER_NAMES, can_name_a_folder, check_forward, check_schedule, follow_metrics
 from resnet18.cli.explain import KeyedError, make
 from resnet18.cli.lr_finder import NAME, check_search, find_rate, take_finder
 from resnet18.cli.messages import closing, finished, opening, scores
@@ -35,6 +36,7 @@ from resnet18.cli.trainer_parts import (
     clip_fused,
     prepare_callbacks,
 )
+from resnet18.data.base import ImageDataModule
 from resnet18.engine.divergence import FiniteLoss
 from resnet18.engine.loops import batches_into_epoch, is_dry_run, planned_steps
 from resnet18.engine.overhead import profiler_into, report_of
@@ -48,6 +50,7 @@ from resnet18.storage.checkpoint_io import BackgroundFiles
 from resnet18.storage.checkpoints import FOLDER, LAST, run_directory, start_from
 from resnet18.storage.class_paths import callables, import_object
 from resnet18.storage.loggers import MetricsFile, start_wandb, wandb_without_questions
+from resnet18.storage.networks import resize_head, takes_num_classes
 from resnet18.storage.provenance import own_sources, provenance, versions
 
 STORED = ("experiment", "seed_everything", "model", "data", "trainer", "best", "last", "init_from")
@@ -67,7 +70,7 @@ class Program(Arguments):
         dumped = self.parser.dump(self.config, skip_link_targets=True, skip_unset=False)
         # What jsonargparse writes before a name that might be a function's: ModelPruning's pruning_fn.
         config = yaml.safe_load(dumped.replace("Unable to serialize instance ", ""))
-        self._hand_over_num_classes()
+        self._set_num_classes()
         self.parser.add_instantiator(make, object)  # all that are not Lightning's own two
         if self.command != "fit":
             self.config.trainer.logger = False  # W&B's would make its directory
@@ -75,7 +78,7 @@ class Program(Arguments):
         self.resumed = run_directory(self.checkpoint_path) if self.checkpoint_path else None
         self.experiment = self._experiment() if config["experiment"] is None else config["experiment"]
         if not self.resumed and not can_name_a_folder(self.experiment):
-            where = self._culprit("experiment")
+            where = self.inputs.source_of("experiment")
             raise UsageError(f"{where}experiment must be a name {FOLDER_NAMES}, not {self.experiment!r}")
         self.run_id = new_run_id()  # on several ranks rank 0's counts: what writes has it told by that one
         if config["run_dir"]:
@@ -90,20 +93,46 @@ class Program(Arguments):
         }
         self._name_loggers()
 
+    def _set_num_classes(self) -> None:
+        """Sees to it that a network learns the number of classes where jsonargparse's link does not reach it.
+
+        The link reaches classes. For a function, and for what hides behind ``**kwargs``, as most of torchvision's
+        parameters do, it is dropped in silence.
+        """
+        backbone = self.config.model.get("backbone")
+        made = import_object(backbone.class_path) if isinstance(backbone, Namespace) else None
+        takes = takes_num_classes(made) if made is not None else "by name"
+        self.fixed_width = takes is None
+        if takes != "by name":
+            self.parser.dropped_links.add("model.backbone.init_args.num_classes")
+        if takes is None or (takes == "by name" and not inspect.isfunction(made)):
+            return
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(ImageDataModule, "data")
+        try:
+            num_classes = parser.instantiate(Namespace(data=self.config.data)).data.num_classes
+        except ValueError as error:
+            raise self.usage_error(error, "data") from error
+        if takes == "by name":
+            backbone.init_args = backbone.get("init_args") or Namespace()
+            backbone.init_args.num_classes = num_classes
+        else:
+            backbone.dict_kwargs = {**(backbone.get("dict_kwargs") or {}), "num_classes": num_classes}
+
     def _choose_precision(self) -> None:
         """Fills in a precision that was left out, before the configuration is stored: a run keeps its own."""
         trainer = self.config.trainer
-        self.precision_reason = "as configured" if self.stored is None else "the run's own"
+        self.precision_reason = "as configured" if self.inputs.stored is None else "the run's own"
         if trainer.precision is not None or plugin_decides(trainer.plugins):
             return
-        if self.stored is not None:
+        if self.inputs.stored is not None:
             trainer.precision = "32-true"  # what Lightning takes for none
         else:
             trainer.precision, self.precision_reason = choose_precision(trainer.accelerator)
 
     def _experiment(self) -> str:
-        if self.config_paths:
-            return self.config_paths[0].stem
+        if self.inputs.files:
+            return self.inputs.files[0][0].stem
         return str(self.config.data.class_path).rpartition(".")[2].lower()
 
     def _name_loggers(self) -> None:
@@ -129,14 +158,21 @@ class Program(Arguments):
             made = self.config_init = self.parser.instantiate(self.config)
         except (ValueError, TypeError, MisconfigurationException) as error:
             # The parser knows which class it was; else it was a function, and only a backbone is made by one here.
-            raise self._refused(error, "model.backbone") from error
+            raise self.usage_error(error, "model.backbone") from error
         self.datamodule, self.model = made["data"], made["model"]
+        if self.fixed_width:
+            try:
+                resized = resize_head(self.model.backbone, self.model.num_classes)
+            except ValueError as error:
+                raise self.inputs.located(KeyedError("model.backbone", str(error))) from None
+            if resized and self.command in ("fit", "check"):
+                say(f"model.backbone: {resized}")
         try:
             if self.command == "fit":
                 follow_metrics(self.config, self.given, self.record, made["trainer"], self.model)
             self.trainer = self.instantiate_trainer()
         except KeyedError as error:
-            raise UsageError(f"{self._culprit(error.key)}{error}") from None
+            raise self.inputs.located(error) from None
         trainer = self.config.trainer
         if warning := emulation_warning(trainer.precision, trainer.accelerator):
             warn(warning)
@@ -149,11 +185,11 @@ class Program(Arguments):
         try:
             self.model.make_optimizer()
             key = "model.schedule"
-            try_schedule(self.model, total_steps)
+            check_schedule(self.model, total_steps)
         except KeyedError as error:
-            raise UsageError(f"{self._culprit(error.key)}{error}") from None
+            raise self.inputs.located(error) from None
         except (ValueError, TypeError, RuntimeError, ZeroDivisionError) as error:
-            raise self._refused(error, key) from error
+            raise self.usage_error(error, key) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         settings = {**self.config_init["trainer"], **kwargs}
@@ -201,7 +237,7 @@ class Program(Arguments):
         try:
             trainer = self.trainer_class(**settings)
         except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
-            raise self._refused(error, "trainer") from error  # some for what this machine does not have
+            raise self.usage_error(error, "trainer") from error  # some for what this machine does not have
         if not trainer.is_global_zero:  # whose directory is another
             settings["profiler"].dirpath = settings["profiler"].filename = None
         clip_fused(trainer)
@@ -249,13 +285,13 @@ class Program(Arguments):
             self.datamodule.setup("fit")
             batches = self.datamodule.batches(self.trainer.world_size)
         except (ValueError, TypeError) as error:
-            raise self._refused(error, "data") from error
+            raise self.usage_error(error, "data") from error
         check_limits(self.trainer, batches, self.datamodule)
         self._try_recipe(planned_steps(self.trainer, batches))
         check_clipping(self.trainer, self.model.make_optimizer())
         self._compare_data()
         self.datamodule.check_resumed_epoch(self.trainer, batches_into_epoch(self.checkpoint))
-        try_one_image(self.model, self.datamodule.input_size, self.trainer.strategy.root_device)
+        check_forward(self.model, self.datamodule.input_size, self.trainer.strategy.root_device)
 
     def find_rate(self) -> list[str]:
         """The option that gives the learning rate which a LearningRateFinder finds; this program is spent then."""
@@ -275,7 +311,7 @@ class Program(Arguments):
                 f"{self.checkpoint_path} holds weights only; resume from {LAST}, or start anew with "
                 f"--init_from {shlex.quote(str(self.checkpoint_path))}"
             )
-        message = finished(self.checkpoint, self.trainer, self._run_name())
+        message = finished(self.checkpoint, self.trainer, self.inputs.run_name())
         if message is None:
             return False
         say(message)
@@ -288,7 +324,7 @@ class Program(Arguments):
             write_config(self.directory, self.record)
         else:
             origin = provenance(self.config.seed_everything, self.datamodule.split_hash)
-            sources = own_sources(made for _, made in callables(self.config))
+            sources = own_sources([self.inputs.model_class, *(made for _, made in callables(self.config))])
             create_run(self.directory, self.record, origin, sources, link=not self.config.run_dir)
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):

@@ -113,7 +113,7 @@ class Bench(Program):
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
         except (ValueError, TypeError) as error:
-            raise self._refused(error, "data") from error
+            raise self.usage_error(error, "data") from error
         self._try_recipe()
         schedule = self.model.make_schedule(self.model.make_optimizer(), total_steps=1)
         if isinstance(schedule, ReduceLROnPlateau):

@@ -80,7 +80,7 @@ class Check(Program):
                 (images, labels) for images, labels in itertools.islice(self.datamodule.train_dataloader(), BATCHES)
             ]
         except (ValueError, TypeError) as error:
-            raise self._refused(error, "data") from error
+            raise self.usage_error(error, "data") from error
         self._try_recipe()
         optimizer = at_peak(network)
         self._title(network)

@@ -10,7 +10,7 @@ from conftest import CONFIG, DROPOUT_NET, DROPOUT_RUN, ROOT, SMALL, picture_fold
 from torch import nn
 
 import resnet18
-from resnet18.cli.dry_run import try_one_image
+from resnet18.cli.dry_run import check_forward
 from resnet18.errors import UsageError
 from resnet18.runs import read_metrics
 from resnet18.storage.checkpoints import read_checkpoint
@@ -83,7 +83,7 @@ def test_the_model_is_left_as_it_was() -> None:
     torch.manual_seed(0)
     expected = torch.rand(2)
     torch.manual_seed(0)
-    try_one_image(model, (1, 8, 8), torch.device("cpu"))
+    check_forward(model, (1, 8, 8), torch.device("cpu"))
     assert torch.equal(torch.rand(2), expected)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
@@ -101,10 +101,10 @@ def test_a_network_that_fails_on_the_cpu_has_a_second_chance_on_its_device() -> 
             return self.layer(images.flatten(1))
 
     model = classifier(DeviceOnly())
-    try_one_image(model, (1, 8, 8), torch.device("meta"))
+    check_forward(model, (1, 8, 8), torch.device("meta"))
     assert model.mean.device.type == "cpu"
     with pytest.raises(UsageError, match="DeviceOnly does not fit images of 1×8×8: no CPU kernel"):
-        try_one_image(model, (1, 8, 8), torch.device("cpu"))
+        check_forward(model, (1, 8, 8), torch.device("cpu"))
 
 
 def test_the_shipped_network_fits(lightning) -> None:
