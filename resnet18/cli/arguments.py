@@ -5,28 +5,30 @@ Files come first to last, then what is typed; below them lies the configuration 
 
 import argparse
 import importlib
+import inspect
 import pkgutil
 import sys
 from functools import partial
 from typing import Any
 
-from jsonargparse import Namespace
+from jsonargparse import ArgumentParser, Namespace
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
 from resnet18 import callbacks, data
 from resnet18.cli.config_files import DESCRIBED, leaves, shown
 from resnet18.cli.dry_run import refused_values
-from resnet18.cli.explain import KeyedError, Parser, refuse_nulls
+from resnet18.cli.explain import KeyedError
 from resnet18.cli.faults import fault
 from resnet18.cli.help import help_page, whole_help
 from resnet18.cli.inputs import TRAINED, Inputs, take
+from resnet18.cli.parser import Parser, refuse_nulls
 from resnet18.data.base import ImageDataModule
 from resnet18.engine.checkpointing import BestCheckpoint, LastCheckpoint
 from resnet18.errors import RunError, UsageError
-from resnet18.storage.class_paths import parameter_names, refuse_foreign_code
+from resnet18.storage.class_paths import import_object, parameter_names, refuse_foreign_code
 from resnet18.storage.loggers import default_logger
-from resnet18.storage.networks import refuse_foreign_weights
+from resnet18.storage.networks import refuse_foreign_weights, takes_num_classes
 
 # Once imported, a source or a callback is known by the name of its class alone; those that a fork adds, too.
 for _module in (
@@ -70,6 +72,7 @@ class Arguments(LightningCLI):
 
     def __init__(self, command: str, arguments: list[str]) -> None:
         self.command, self.inputs = command, Inputs(command, arguments)
+        self.config_paths = self.inputs.config_paths
         self.checkpoint_path, self.checkpoint = self.inputs.checkpoint_path, self.inputs.checkpoint
         super().__init__(
             self.inputs.model_class,
@@ -125,8 +128,8 @@ class Arguments(LightningCLI):
                 raise KeyedError(key, reason)
         except KeyedError as error:
             raise self.inputs.located(error) from None
-        paths = [*(path for path, _ in self.inputs.files), self.checkpoint_path]
-        source = ", ".join(str(path) for path in paths if path) or "the command line"
+        paths = [str(path) for path in (*self.config_paths, self.checkpoint_path) if path]
+        source = ", ".join(paths) or "the command line"
         try:
             refuse_foreign_code(self.config, source)
             refuse_foreign_weights(self.config.model.get("backbone"), source)
@@ -164,6 +167,35 @@ class Arguments(LightningCLI):
             self.inputs.refuse_changes(refused)
         for change in changes.values():
             say(f"given here, not as stored: {change}")
+
+    def set_num_classes(self) -> None:
+        """Sees to it that a network learns the number of classes where jsonargparse's link does not reach it.
+
+        The link reaches classes. For a function, and for what hides behind ``**kwargs``, as most of torchvision's
+        parameters do, it is dropped in silence.
+        """
+        assert isinstance(self.parser, Parser)
+        backbone = self.config.model.get("backbone")
+        made = import_object(backbone.class_path) if isinstance(backbone, Namespace) else None
+        takes = takes_num_classes(made) if made is not None else "by name"
+        self.fixed_width = takes is None
+        if takes == "by name" and not inspect.isfunction(made):
+            return
+        if takes != "by name":
+            self.parser.dropped_links.add("model.backbone.init_args.num_classes")
+        if takes is None:
+            return
+        parser = ArgumentParser(exit_on_error=False)
+        parser.add_subclass_arguments(ImageDataModule, "data")
+        try:
+            num_classes = parser.instantiate(Namespace(data=self.config.data)).data.num_classes
+        except ValueError as error:
+            raise self.usage_error(error, "data") from error
+        if takes == "by name":
+            backbone.init_args = backbone.get("init_args") or Namespace()
+            backbone.init_args.num_classes = num_classes
+        else:
+            backbone.dict_kwargs = {**(backbone.get("dict_kwargs") or {}), "num_classes": num_classes}
 
     def usage_error(self, error: Exception, key: str) -> UsageError:
         """What was raised where a value was used, with its key and the file that this is from.

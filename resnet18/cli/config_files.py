@@ -89,36 +89,32 @@ def check_file(content: dict[str, Any], where: str) -> None:
             raise UsageError(f"{where}: {name}: there is no such key{_nested(str(name)) or hint(str(name), KEYS)}")
     for name in GROUPS:
         if not isinstance(content.get(name, {}), dict):
-            raise UsageError(f"{where}: {name} should hold keys and values, not {_in_words(content[name])}")
+            raise UsageError(f"{where}: {name} should hold keys and values, not {content[name] or 'null'}")
     if content.get("data", "") is None:
         raise UsageError(f"{where}: data should name a class of data, not null")
-    for key, value in mappings(content):
-        if value.keys() & {"class_path", "init_args"}:
-            check_class(value, where, key)
-        for name in value:
-            if not isinstance(name, str) and (key.count(".") == 0 or key.endswith("init_args")):
-                raise UsageError(f"{where}: {shown(f'{key}.{name}')}: a key should be a word")
-    for key, _ in leaves(content):
+    for key, value in _walk(content):
         if source := LINKED.get(without_numbers(shown(key))):
             raise UsageError(f"{where}: {shown(key)} can't be given; it is taken from {source}")
+        if not isinstance(value, dict):
+            continue
+        if value.keys() & {"class_path", "init_args"}:
+            _check_class(value, where, shown(key))
+        for name in value:
+            if not isinstance(name, str) and ("." not in key or key.endswith(".init_args")):
+                raise UsageError(f"{where}: {shown(key)}.{name}: a key should be a word")
 
 
-def check_class(value: dict[Any, Any], where: str, key: str) -> None:
-    """Checks the keys of a mapping that describes a class.
-
-    Raises:
-        UsageError: With file and key.
-    """
+def _check_class(value: dict[Any, Any], where: str, key: str) -> None:
     for name in value:
         advice = hint(str(name), CLASS_KEYS)
         if name not in CLASS_KEYS and (advice or "class_path" in value):
             advice = advice or "; the arguments of a class belong in its init_args"
-            raise UsageError(f"{where}: {shown(key)}.{name}: there is no such key{advice}")
+            raise UsageError(f"{where}: {key}.{name}: there is no such key{advice}")
     if not isinstance(value.get("class_path", ""), str):
-        raise UsageError(f"{where}: {shown(key)}.class_path should name a class, not {_in_words(value['class_path'])}")
+        raise UsageError(f"{where}: {key}.class_path should name a class, not {value['class_path']!r}")
     for name in ("init_args", "dict_kwargs"):
         if not isinstance(value.get(name) or {}, dict):
-            raise UsageError(f"{where}: {shown(key)}: {name} should hold keys and values, not {value[name]!r}")
+            raise UsageError(f"{where}: {key}.{name} should hold keys and values, not {value[name]!r}")
 
 
 def _nested(key: str) -> str:
@@ -129,33 +125,23 @@ def _nested(key: str) -> str:
     return f"; in a file it is {group}: {''.join(f'{{{part}: ' for part in parts)}…{'}' * len(parts)}"
 
 
-def _in_words(value: Any) -> str:
-    return "null" if value is None else repr(value)
-
-
-def mappings(content: Any, key: str = "") -> Iterator[tuple[str, dict[Any, Any]]]:
-    """Every mapping in a file with its dotted key, the outer ones first."""
-    if isinstance(content, dict):
-        yield key, content
-        for name, value in content.items():
-            yield from mappings(value, f"{key}.{name}".lstrip("."))
-    elif isinstance(content, list):
-        for number, value in enumerate(content):
-            yield from mappings(value, f"{key}[{number}]")
-
-
-def leaves(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """The dotted keys of a configuration that hold values, and the values."""
+def _walk(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Every value of a configuration with its dotted key, mappings and lists included, the outer ones first."""
     if isinstance(config, Namespace):
         config = vars(config)
-    if isinstance(config, dict) and config:
-        for name, value in config.items():
-            yield from leaves(value, f"{key}.{name}" if key else str(name))
-    elif isinstance(config, list) and config:
-        for number, value in enumerate(config):
-            yield from leaves(value, f"{key}[{number}]")
-    else:
+    if key:
         yield key, config
+    if isinstance(config, dict):
+        for name, value in config.items():
+            yield from _walk(value, f"{key}.{name}".lstrip("."))
+    elif isinstance(config, list):
+        for number, value in enumerate(config):
+            yield from _walk(value, f"{key}[{number}]")
+
+
+def leaves(config: Any) -> Iterator[tuple[str, Any]]:
+    """The dotted keys of a configuration that hold values, and the values."""
+    return ((key, value) for key, value in _walk(config) if value in ({}, []) or not isinstance(value, dict | list))
 
 
 def shown(key: str) -> str:

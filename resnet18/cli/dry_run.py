@@ -1,4 +1,4 @@
-"""Values that jsonargparse takes and that mean nothing: null for a number, NaN, no steps, a test metric watched."""
+"""What shows before a run has a directory: values that mean nothing, a network or a schedule that does not fit."""
 
 import copy
 import math
@@ -23,14 +23,6 @@ from resnet18.optimization import check_length, schedule_settings
 LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
 
 
-FOLDER_NAMES = "without slashes, control characters or a dot at its start"
-
-
-def can_name_a_folder(name: str) -> bool:
-    """Whether a name leads nowhere else, and can be seen and typed."""
-    return name[:1] not in ("", ".") and name.isprintable() and not {*"/\\"} & set(name)
-
-
 def refused_values(config: Namespace) -> Iterator[tuple[str, str]]:
     """The dotted keys of a parsed configuration whose values are refused, each with what was expected."""
     for key, value in leaves(config):
@@ -49,11 +41,8 @@ def refused_values(config: Namespace) -> Iterator[tuple[str, str]]:
             yield f"trainer.{name}", f"{name} must be at least {least}, not {value}"
 
 
-MORE = {"max": "more", "min": "less"}
-
-
 def check_forward(model: Classifier, input_size: tuple[int, int, int], device: torch.device) -> None:
-    """Runs it in evaluation mode, on the CPU; a network that fails there may need its device, and gets it.
+    """Runs a copy of the model, in evaluation mode, on one black image.
 
     Args:
         model: On the CPU, and left as it is.
@@ -63,12 +52,17 @@ def check_forward(model: Classifier, input_size: tuple[int, int, int], device: t
     Raises:
         UsageError: Where the network does not take such images, or gives other than a logit for each class.
     """
-    error = _fails(model, input_size)
-    if error and device.type != "cpu":
-        error = _fails(copy.deepcopy(model).to(device), input_size)
-    if error:
-        size = "×".join(map(str, input_size))
-        raise UsageError(f"model.backbone: {type(model.backbone).__name__} does not fit images of {size}: {error}")
+    size = "×".join(map(str, input_size))
+    misfit = f"model.backbone: {type(model.backbone).__name__} does not fit images of {size}"
+    model = copy.deepcopy(model).to(device).eval()
+    try:
+        with torch.no_grad():
+            logits = model(torch.zeros(1, *input_size, dtype=torch.uint8, device=device))
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise UsageError(f"{misfit}: {shorten(str(error), 240)}") from error
+    shape, expected = list(getattr(logits, "shape", ())), [1, model.num_classes]
+    if shape != expected:
+        raise UsageError(f"{misfit}: it gives {shape or type(logits).__name__}, and not {expected} logits")
 
 
 def check_schedule(model: Classifier, total_steps: float = 1) -> None:
@@ -81,8 +75,7 @@ def check_schedule(model: Classifier, total_steps: float = 1) -> None:
     Raises:
         UsageError: For a schedule that does not fit a run of this length.
         ValueError, TypeError, RuntimeError, ZeroDivisionError: For a value out of range, as torch tells of it.
-        KeyedError: Where the learning rate would be negative or no number, and for a ``ReduceLROnPlateau`` that waits
-            for more of what should get less.
+        KeyedError: For a learning rate below zero or not finite, and for a ``ReduceLROnPlateau`` in the wrong mode.
     """
     optimizer = model.make_optimizer()
     schedule = model.make_schedule(optimizer, total_steps)
@@ -138,6 +131,9 @@ def follow_metrics(
             callbacks[number] = parser.instantiate(Namespace(callback=settings)).callback
 
 
+MORE = {"max": "more", "min": "less"}
+
+
 def _mode(key: str, monitor: str, given: Any, modes: Mapping[str, Mode | None], others: bool) -> Mode:
     """The direction to watch a metric in: its own, or for one of which nothing is known the one that was given."""
     if monitor not in modes and (not others or monitor.startswith("test/")):
@@ -154,19 +150,3 @@ def _mode(key: str, monitor: str, given: Any, modes: Mapping[str, Mode | None], 
 
 def _listed(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _fails(model: Classifier, input_size: tuple[int, int, int]) -> str:
-    image = torch.zeros(1, *input_size, dtype=torch.uint8, device=model.mean.device)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            logits = model(image)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        return shorten(str(error), 240)
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    shape, expected = list(getattr(logits, "shape", ())), [1, model.num_classes]
-    return "" if shape == expected else f"it gives {shape or type(logits).__name__}, and not {expected} logits"

@@ -1,38 +1,25 @@
-"""The command line's parser, whose errors take a few lines instead of seventy lines of usage.
+"""What an error message of jsonargparse says: the key at fault, what was expected, and the nearest right name.
 
-An error says which key is at fault, what was expected, and the nearest right name; jsonargparse's own messages hold all
-of this but the last, between dumps of types and values.
+The messages hold all of this but the last, between dumps of types and values. jsonargparse has no errors with fields,
+so their words are searched for.
 """
 
-import argparse
 import importlib
 import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NoReturn
 
-import yaml
-from jsonargparse import Namespace, set_parsing_settings
-from lightning.pytorch import Trainer
-from lightning.pytorch.cli import LightningArgumentParser
-
-from resnet18.classifier import Classifier
 from resnet18.cli.config_files import CLASS_KEYS, shown
-from resnet18.cli.help import plain
-from resnet18.engine.checkpointing import BestCheckpoint, LastCheckpoint
 from resnet18.errors import UsageError, classes_below, hint
 from resnet18.storage.class_paths import KINDS, KINDS_IN_WORDS, import_object, parameter_names
 
 WIDTH = 240  # of a line of someone else's message
-GROUPS = {"model": Classifier, "trainer": Trainer, "best": BestCheckpoint, "last": LastCheckpoint}
 
 
 class KeyedError(UsageError):
     """A usage error and the dotted key it is about, if that is known."""
-
-    unclear = False  # whether the parser says no more than that it could not make a class of the value
 
     def __init__(self, key: str, text: str) -> None:
         super().__init__(f"{shown(key)}: {text}" if key else text)
@@ -45,78 +32,6 @@ class MissingError(KeyedError):
     def __init__(self, key: str, names: list[str]) -> None:
         super().__init__("", f"{', '.join(shown(f'{key}.{name}'.lstrip('.')) for name in names)} must be given")
         self.key = key
-
-
-class Parser(LightningArgumentParser):
-    """Raises :class:`KeyedError` where argparse would print its usage and exit."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("allow_abbrev", False)  # or `--trainer.max_epoch 3` is taken, in silence, for max_epochs
-        super().__init__(*args, **kwargs)
-        self.model_class: type = Classifier
-        self.dropped_links: set[str] = set()  # targets of what Lightning would note as a hyper-parameter
-        self.raised: tuple[Exception, type, dict[str, Any]] | None = None  # by a class that was made, from what
-
-    def add_instantiator(
-        self, instantiator: Callable[..., Any], class_type: type, subclasses: bool = True, prepend: bool = False
-    ) -> None:
-        """As jsonargparse's; and notes which class raised, also where it is made later, as optimizers are."""
-
-        def noted(kind: type, *args: Any, applied_instantiation_links: dict[str, Any], **given: Any) -> Any:
-            links = {key: one for key, one in applied_instantiation_links.items() if key not in self.dropped_links}
-            try:
-                return instantiator(kind, *args, applied_instantiation_links=links, **given)
-            except Exception as error:
-                self.raised = error, kind, given
-                raise
-
-        super().add_instantiator(noted, class_type, subclasses=subclasses, prepend=prepend)
-
-    def add_function_arguments(self, *args: Any, **kwargs: Any) -> list[str]:
-        # jsonargparse 4.53 hands a function the links of a class, which it then does not take.
-        kwargs.pop("linked_targets", None)
-        return super().add_function_arguments(*args, **kwargs)
-
-    def dump(self, *args: Any, **kwargs: Any) -> str:
-        """As jsonargparse's; and names the model's class, unless it is :class:`Classifier`."""
-        text = super().dump(*args, **kwargs)
-        if self.model_class is Classifier:
-            return text
-        config = yaml.safe_load(text)
-        path = f"{self.model_class.__module__}.{self.model_class.__qualname__}"
-        config["model"] = {"class_path": path, "init_args": config["model"]}
-        return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-
-    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
-        return plain(super().format_help(formatter))
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        if not self.exit_on_error:  # a parser within the parser: the outer one reports
-            super().error(message, ex)
-        options = [option[2:] for action in self._actions for option in action.option_strings if option[:2] == "--"]
-        raise explain(message, options)
-
-
-def make(kind: type, *args: Any, applied_instantiation_links: dict[str, Any], **given: Any) -> Any:
-    """An instantiator that does no more than that."""
-    return kind(*args, **given)
-
-
-def refuse_nulls(parser: LightningArgumentParser, config: Namespace) -> None:
-    """Checks that null stands only where it is one of the values that are taken; jsonargparse takes it anywhere.
-
-    Raises:
-        KeyedError: For the first one that is not.
-    """
-    config = config.clone()
-    config.pop("model.backbone.init_args.num_classes", None)  # linked: to come
-    set_parsing_settings(unset_sentinel=True)  # null is now a value like others
-    try:
-        parser.validate(config, skip_required=True)
-    except TypeError as error:
-        parser.error(str(error))
-    finally:
-        set_parsing_settings(unset_sentinel=False)
 
 
 def explain(message: str, options: Iterable[str], key: str = "") -> KeyedError:
@@ -156,9 +71,7 @@ def explain(message: str, options: Iterable[str], key: str = "") -> KeyedError:
     value = _given_value(message)
     if value is not None and value[:1] in {*"[0123456789", "-"}:
         return KeyedError(key, f"expected a class, not {value}")
-    error = KeyedError(key, innermost(message))
-    error.unclear = True
-    return error
+    return KeyedError(key, innermost(message))
 
 
 def _unknown_key(key: str, options: Iterable[str]) -> KeyedError:
@@ -175,7 +88,7 @@ def _unknown_argument(key: str, name: str, class_path: list[str]) -> KeyedError:
     if not class_path:
         return KeyedError(f"{key}.{name}".lstrip("."), "there is no such key")
     made = import_object(class_path[0])
-    if made in KINDS:  # what is taken to be meant where no class is named
+    if made in KINDS and not hint(name, CLASS_KEYS):  # what is taken to be meant where no class is named
         return MissingError(key, ["class_path"])
     near = hint(name, (*parameter_names(made), *CLASS_KEYS))
     return KeyedError(f"{key}.{name}".lstrip("."), f"{class_path[0].rpartition('.')[2]} takes no {name}{near}")

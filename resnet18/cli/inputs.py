@@ -37,7 +37,8 @@ class Inputs:
     def __init__(self, command: str, arguments: list[str]) -> None:
         self.command, self.arguments = command, arguments
         paths, options = take(arguments, "--config", "-c")
-        self.files = [(Path(path), read_yaml(Path(path))) for path in paths]
+        self.config_paths = list(map(Path, paths))
+        self.files = [(path, read_yaml(path)) for path in self.config_paths]
         for path, content in self.files:
             check_file(content, str(path))
         refuse_callbacks(self.files, take(options, *CALLBACK_OPTIONS)[0])
@@ -137,7 +138,7 @@ class Inputs:
         """An error about a key, with the configuration file that this is from."""
         where = self.source_of(error.key)
         if isinstance(error, MissingError):
-            everywhere = f"{', '.join(str(path) for path, _ in self.files)}: " if self.files else ""
+            everywhere = f"{', '.join(map(str, self.config_paths))}: " if self.files else ""
             return UsageError(f"{where if error.key else everywhere}{error}; see configs/")
         return UsageError(f"{where}{error}")
 

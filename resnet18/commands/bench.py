@@ -114,7 +114,7 @@ class Bench(Program):
             self.datamodule.setup("fit")
         except (ValueError, TypeError) as error:
             raise self.usage_error(error, "data") from error
-        self._try_recipe()
+        self.check_recipe()
         schedule = self.model.make_schedule(self.model.make_optimizer(), total_steps=1)
         if isinstance(schedule, ReduceLROnPlateau):
             self.model.schedule = None  # it waits for a validation, and there is none

@@ -81,7 +81,7 @@ class Check(Program):
             ]
         except (ValueError, TypeError) as error:
             raise self.usage_error(error, "data") from error
-        self._try_recipe()
+        self.check_recipe()
         optimizer = at_peak(network)
         self._title(network)
         found: list[Finding] = []

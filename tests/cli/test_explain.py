@@ -299,10 +299,10 @@ def test_options_keep_their_order_however_they_are_joined_to_their_values(lightn
     (tmp_path / "first.yaml").write_text(changed(tmp_path).read_text())
     (tmp_path / "second.yaml").write_text("experiment: ..\n")  # refused, by the name of the file that says so
     for options in (["--config=first.yaml", "--config", "second.yaml"], ["--config", "first.yaml", "-csecond.yaml"]):
-        assert "second.yaml: experiment must be" in lightning("fit", *options).err
+        assert "second.yaml: experiment: must be" in lightning("fit", *options).err
     (tmp_path / ".hidden.yaml").write_text("trainer: {max_epochs: 1}\n")
     done = lightning("fit", "--config", ".hidden.yaml", "--config=first.yaml")
-    assert "experiment must be a name" in done.err  # of the first, which names the experiment
+    assert "experiment: must be a name" in done.err  # of the first, which names the experiment
     done = lightning("test", "--ckpt_path", "a.ckpt", "--ckpt_path=b.ckpt")
     assert "there is no checkpoint or run b.ckpt" in done.err
     done = lightning("test", "--ckpt_path=a.ckpt", "--ckpt_path", "b.ckpt")
