@@ -115,7 +115,7 @@ def test_the_forms_of_a_file_and_of_the_command_line_are_one(own, tmp_path: Path
     assert "How little the easy images count." in page
 
 
-WRONG = {
+WRONG: dict[tuple[str, ...], str] = {
     ("--model", "mymodel.MyClasifier"): "model: mymodel has no MyClasifier; did you mean MyClassifier?",
     ("--model", "mymodl.MyClassifier"): "model: there is no module mymodl; did you mean mymodel?",
     ("--model", "mymodel.NoClassifier"): "model: mymodel.NoClassifier is not a subclass of Classifier",

@@ -120,12 +120,16 @@ def test_the_line_about_a_fresh_last_layer_says_which(own) -> None:
     assert f"model.backbone: {told}" in done.out
 
 
-REFUSED = {
+REFUSED: dict[tuple[str, ...], str] = {
     ("mynet.FixedNorm",): "its last layer 2 is a BatchNorm1d: only a Linear or a Conv2d can be given another width",
     ("mynet.cleanup",): "mynet.cleanup has to say what it returns: def cleanup(",
     ("strange.untyped",): "strange.untyped has to say what it returns: def untyped(num_classes: int) -> nn.Module",
     ("timm.resnet10t",): "timm.resnet10t has to say what it returns",
     ("timm.load_checkpoint",): "timm.load_checkpoint has to say what it returns",
+    (
+        *("timm.create_model", "--model.backbone.model_name", "resnet10t"),
+        *("--model.backbone.in_chans", "1"),
+    ): "model.backbone.in_chans: create_model takes no in_chans; dict_kwargs.in_chans goes to its **kwargs",
     ("shutil.rmtree",): "shutil.rmtree is not a model",
     (
         *("timm.create_model", "--model.backbone.model_name", "resnet10t"),

@@ -71,7 +71,7 @@ class Arguments(LightningCLI):
     """
 
     def __init__(self, command: str, arguments: list[str]) -> None:
-        self.command, self.inputs = command, Inputs(command, arguments)
+        self.command, self.arguments, self.inputs = command, arguments, Inputs(command, arguments)
         self.config_paths = self.inputs.config_paths
         self.checkpoint_path, self.checkpoint = self.inputs.checkpoint_path, self.inputs.checkpoint
         super().__init__(
@@ -141,10 +141,10 @@ class Arguments(LightningCLI):
             self._compare(parser.parse_object(self.inputs.stored))
 
     def _print_help(self, parser: LightningArgumentParser) -> None:
-        arguments, stored = self.inputs.arguments, self.inputs.stored
-        contents = [*(content for _, content in reversed(self.inputs.files)), *([stored] if stored else [])]
-        source = next(reversed(take(arguments, "--data")[0]), None)
-        page = whole_help if {"all", "--help=all"} & set(arguments) else partial(help_page, self.command)
+        contents = [content for _, content in reversed(self.inputs.files)]
+        contents += [self.inputs.stored] if self.inputs.stored else []
+        source = next(reversed(take(self.arguments, "--data")[0]), None)
+        page = whole_help if {"all", "--help=all"} & set(self.arguments) else partial(help_page, self.command)
         print(page(parser, contents, source), end="")
         parser.exit()
 
@@ -207,7 +207,7 @@ class Arguments(LightningCLI):
         assert isinstance(self.parser, Parser)
         key, name, text = fault(error, self.config, key, self.parser)
         text = text.removeprefix(f"{key}: ")
-        below = any(option.startswith(f"--{shown(key)}.") for option in self.inputs.arguments)
+        below = any(option.startswith(f"--{shown(key)}.") for option in self.arguments)
         if name is None and below:
             return UsageError(f"{shown(key)}: {text}")  # what is at fault may stand in a file or on the command line
         return self.inputs.located(KeyedError(f"{key}.{name}" if name else key, text))

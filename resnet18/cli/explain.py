@@ -14,6 +14,7 @@ from pathlib import Path
 from resnet18.cli.config_files import CLASS_KEYS, shown
 from resnet18.errors import UsageError, classes_below, hint
 from resnet18.storage.class_paths import KINDS, KINDS_IN_WORDS, import_object, parameter_names
+from resnet18.storage.networks import takes_num_classes
 
 WIDTH = 240  # of a line of someone else's message
 
@@ -91,6 +92,8 @@ def _unknown_argument(key: str, name: str, class_path: list[str]) -> KeyedError:
     if made in KINDS and not hint(name, CLASS_KEYS):  # what is taken to be meant where no class is named
         return MissingError(key, ["class_path"])
     near = hint(name, (*parameter_names(made), *CLASS_KEYS))
+    if not near and takes_num_classes(made) == "in kwargs":
+        near = f"; dict_kwargs.{name} goes to its **kwargs"
     return KeyedError(f"{key}.{name}".lstrip("."), f"{class_path[0].rpartition('.')[2]} takes no {name}{near}")
 
 

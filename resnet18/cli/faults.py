@@ -1,18 +1,17 @@
 """Which key is at fault where a class was made, and refused what it was given."""
 
 import re
-from collections.abc import Iterator
-from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import Strategy, StrategyRegistry
 
+from resnet18.cli.config_files import without_numbers
 from resnet18.cli.explain import innermost
 from resnet18.cli.parser import Parser
 from resnet18.engine.checkpointing import BestCheckpoint, LastCheckpoint
 from resnet18.errors import classes_below, hint
-from resnet18.storage.class_paths import import_object, parameter_names
+from resnet18.storage.class_paths import callables, import_object, parameter_names
 
 
 def fault(error: Exception, config: Namespace, key: str, parser: Parser) -> tuple[str, str | None, str]:
@@ -29,11 +28,10 @@ def fault(error: Exception, config: Namespace, key: str, parser: Parser) -> tupl
     given = config.get(f"{key}.init_args") or config.get(key) or {}
     if parser.raised and str(parser.raised[0]) in str(error):  # jsonargparse tells of it in an error of its own
         error, made, given = parser.raised
-        same = [(key, {}) for key, kind in groups.items() if kind is made]
-        same += [(key, values) for key, kind, values in _classes(config, "") if kind is made]
-        # Of several of a class it is the one with these arguments.
-        alike = [name for name, values in same if all(given.get(one) == value for one, value in values.items())]
-        key = next(iter([*alike, *(name for name, _ in same), key]))
+        keys = [name for name, kind in groups.items() if kind is made]
+        keys += [name.removesuffix(".class_path") for name, kind in callables(config) if kind is made]
+        if len({without_numbers(name) for name in keys}) == 1:
+            key = keys[0] if len(keys) == 1 else without_numbers(keys[0])  # of several in a list any may be at fault
     text = innermost(str(error))
     if text.startswith("backbone_lr_scale "):  # the model's, whose optimizer and schedule refuse it
         return "model", "backbone_lr_scale", text
@@ -49,17 +47,3 @@ def fault(error: Exception, config: Namespace, key: str, parser: Parser) -> tupl
         meant = {given[name]: name for name in names if isinstance(given.get(name), str)}
         return key, next((meant.get(word, word) for word in words if word in (*names, *meant)), None), text
     return key, words[0] if words and words[0] in names else None, text
-
-
-def _classes(config: Any, key: str) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Everything with a class path in a configuration: its key, its class, and its arguments that are plain values."""
-    if isinstance(config, list):
-        for number, one in enumerate(config):
-            yield from _classes(one, f"{key}[{number}]")
-    elif isinstance(config, Namespace):
-        if "class_path" in config:
-            arguments = vars(config.get("init_args") or Namespace())
-            plain = {name: one for name, one in arguments.items() if isinstance(one, str | int | float)}
-            yield key, import_object(str(config.class_path)), plain
-        for name, one in vars(config).items():
-            yield from _classes(one, f"{key}.{name}".lstrip("."))

@@ -82,7 +82,7 @@ def find_rate(program: "Program") -> list[str]:
 @rank_zero_only
 def _open_run(program: "Program") -> None:
     assert program.directory is not None
-    if program.resumed:
+    if program.resumes:
         write_config(program.directory, program.record)
     else:
         origin = provenance(program.config.seed_everything, program.datamodule.split_hash)

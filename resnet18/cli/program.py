@@ -44,7 +44,7 @@ class Program(Arguments):
     """One command, parsed and made, and ready to :meth:`start`. Its arguments are those of :class:`Arguments`."""
 
     directory: Path | None = None  # that a run writes into
-    resumed = False  # whether the run in it goes on
+    resumes = False  # the run that this directory holds
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Program":
         return self  # a module's optimizer and schedule reach it: copies of the module share what it was made by
@@ -64,7 +64,7 @@ class Program(Arguments):
             place = place_run(self.config, self.inputs)
         except KeyedError as error:
             raise self.inputs.located(error) from None
-        self.directory, self.resumed = place.directory, place.resumes
+        self.directory, self.resumes = place.directory, place.resumes
         self.record: dict[str, Any] = {key: config[key] for key in STORED if key in config}
         self.record["experiment"] = place.experiment
         if self.config.trainer.logger is True:
@@ -137,7 +137,7 @@ class Program(Arguments):
             assert self.directory is not None
             best, last = self.config_init["best"], self.config_init["last"]
             add_writers(settings, callbacks, self.directory, best, last, self.model)
-            step = self.checkpoint["global_step"] if self.resumed else None
+            step = self.checkpoint["global_step"] if self.resumes else None
             self.metrics_file = MetricsFile(self.directory / METRICS, step)
             settings["logger"] = [*as_list(settings["logger"] or None), self.metrics_file]
         settings["callbacks"] = callbacks

@@ -205,7 +205,7 @@ def model_from_checkpoint(
     model = kind(**vars(parser.instantiate(config).model), **given)
     model.hparams.update(described)
     if takes is None:
-        resize_head(model.backbone, described["num_classes"])
+        resize_head(model.get_submodule("backbone"), described["num_classes"])
     try:
         model.load_state_dict(checkpoint["state_dict"], strict=strict)
     except RuntimeError as error:

@@ -7,10 +7,11 @@ import pytest
 import torch
 import yaml
 from conftest import CONFIG, DROPOUT_NET, DROPOUT_RUN, ROOT, SMALL, picture_folder, start
+from jsonargparse import Namespace
 from torch import nn
 
 import resnet18
-from resnet18.cli.dry_run import check_forward
+from resnet18.cli.dry_run import check_forward, refused_values
 from resnet18.errors import UsageError
 from resnet18.runs import read_metrics
 from resnet18.storage.checkpoints import read_checkpoint
@@ -89,7 +90,7 @@ def test_the_model_is_left_as_it_was() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_network_that_fails_on_the_cpu_has_a_second_chance_on_its_device() -> None:
+def test_a_network_is_tried_on_the_device_that_will_train_it() -> None:
     class DeviceOnly(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -105,6 +106,22 @@ def test_a_network_that_fails_on_the_cpu_has_a_second_chance_on_its_device() -> 
     assert model.mean.device.type == "cpu"
     with pytest.raises(UsageError, match="DeviceOnly does not fit images of 1×8×8: no CPU kernel"):
         check_forward(model, (1, 8, 8), torch.device("cpu"))
+
+
+def test_values_that_mean_nothing_are_refused_by_key() -> None:
+    nan, inf = float("nan"), float("inf")
+    stop = Namespace(class_path="lightning.pytorch.callbacks.EarlyStopping", init_args=Namespace(monitor="test/loss"))
+    config = Namespace(
+        model=Namespace(optimizer=Namespace(class_path="torch.optim.SGD", init_args=Namespace(lr=inf)), mixup=nan),
+        trainer=Namespace(callbacks=[stop], max_epochs=None, max_steps=0, gradient_clip_val=inf, log_every_n_steps=-1),
+    )
+    assert [key for key, _ in refused_values(config)] == [
+        "model.optimizer.init_args.lr",
+        "model.mixup",
+        "trainer.callbacks[0].init_args.monitor",
+        "trainer.max_steps",
+        "trainer.log_every_n_steps",
+    ]
 
 
 def test_the_shipped_network_fits(lightning) -> None:
