@@ -112,6 +112,7 @@ def test_a_network_is_trained_tested_resumed_and_loaded(name: str, own) -> None:
     assert model(torch.zeros(2, channels, 8, 8, dtype=torch.uint8)).shape == (2, 10)
     done = own("fit", "--ckpt_path", "run", "--trainer.max_epochs", "2")
     assert done.status == 0, done.err
+    assert fresh not in done.out
 
 
 def test_the_line_about_a_fresh_last_layer_says_which(own) -> None:

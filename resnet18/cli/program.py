@@ -95,7 +95,7 @@ class Program(Arguments):
                 resized = resize_head(self.model.backbone, self.model.num_classes)
             except ValueError as error:
                 raise self.inputs.located(KeyedError("model.backbone", str(error))) from None
-            if resized and self.command in ("fit", "check"):
+            if resized and self.checkpoint_path is None:
                 say(f"model.backbone: {resized}")
         try:
             if self.command == "fit":

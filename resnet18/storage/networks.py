@@ -34,7 +34,7 @@ def annotate_network(network: Any) -> None:
     path = network.get("class_path") if isinstance(network, dict) else network
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--network", type=Callable)
-    with contextlib.suppress(jsonargparse.ArgumentError, ImportError, AttributeError):
+    with contextlib.suppress(Exception):  # whatever is wrong with it, the command's parser meets it again and says so
         made = parser.parse_args([f"--network={path}"]).network  # or a Namespace, for a class
         if inspect.isfunction(made) and "return" not in made.__annotations__ and (_is_timm(made) or _is_own(made)):
             made.__annotations__["return"] = nn.Module
