@@ -14,7 +14,8 @@ class Tags(Digits):
     def setup(self, stage):
         pixels = super().load("train")
         tags = torch.stack([pixels.labels % 2, pixels.labels // 5, pixels.labels % 3 == 0], 1).float()
-        self.train, self.val = ImageTensors(pixels.images[:1000], tags[:1000]), ImageTensors(pixels.images[1000:], tags[1000:])
+        self.train = ImageTensors(pixels.images[:1000], tags[:1000])
+        self.val = ImageTensors(pixels.images[1000:], tags[1000:])
 
     class_names = ("odd", "large", "threefold")
 """
