@@ -98,12 +98,12 @@ def test_missing_directories_are_named(place: Path, change: Any, message: str) -
         folder(place)
 
 
-def test_the_part_given_for_the_whole_is_told_from_it(place: Path) -> None:
+def test_the_train_folder_given_as_root_is_recognised(place: Path) -> None:
     with pytest.raises(RunError, match=f"^data.root: {place}/train has no train/; give {place} instead$"):
         folder(place / "train")
 
 
-def test_parts_with_other_classes_are_told_apart(place: Path) -> None:
+def test_parts_with_other_classes_are_refused(place: Path) -> None:
     picture_folder(place / "val", ["cat", "dgo", "emu"], each=1)
     with pytest.raises(RunError) as error:
         folder(place).setup("fit")

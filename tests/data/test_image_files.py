@@ -66,9 +66,7 @@ STOP = """
 
 
 @pytest.mark.parametrize("options", [(), STREAMED], ids=["resident", "streamed"])
-def test_a_run_that_is_gone_on_with_ends_like_the_unbroken_one(
-    images: Path, lightning, options: tuple[str, ...]
-) -> None:
+def test_a_resumed_run_ends_like_the_unbroken_one(images: Path, lightning, options: tuple[str, ...]) -> None:
     Path("mynet.py").write_text(textwrap.dedent(STOP))
     weights = []
     for name in ("whole", "broken"):

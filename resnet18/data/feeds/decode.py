@@ -49,7 +49,7 @@ def decode(path: Path, channels: int = 3, at_least: int | None = None, *, checke
         path: The file, of any kind that PIL reads.
         channels: 3 for colour, 1 for grey; an image of the other kind is converted.
         at_least: A large JPEG may come reduced by 2, 4 or 8 as long as both of its sides keep this many pixels.
-        checked: The file has been decoded before: its header is not looked at again where that can be spared.
+        checked: The file has been decoded before: a small JPEG then skips the look at its header.
 
     Raises:
         UnreadableImage: Where the file is missing, empty, cut short, too large, or no image.

@@ -43,15 +43,15 @@ def undecoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def test_the_pixels_are_those_that_evaluation_sees(
     files: Files, tmp_path: Path, channels: int, size: int, share: float
 ) -> None:
-    looked = decode_or_load(files, Geometry(size, size, share, channels), tmp_path / "cache", keep=True)
-    assert looked.broken == {}
-    assert looked.store is not None
-    assert (looked.store.shape, looked.store.dtype) == ((10, size, size, channels), torch.uint8)
-    for name, pixels in zip(files.names, looked.store, strict=True):
+    decoded = decode_or_load(files, Geometry(size, size, share, channels), tmp_path / "cache", keep=True)
+    assert decoded.broken == {}
+    assert decoded.store is not None
+    assert (decoded.store.shape, decoded.store.dtype) == ((10, size, size, channels), torch.uint8)
+    for name, pixels in zip(files.names, decoded.store, strict=True):
         assert torch.equal(pixels.permute(2, 0, 1), centre_square(decode(files.root / name, channels), size, share))
 
 
-def test_the_second_look_decodes_nothing(files: Files, tmp_path: Path, undecoded: list[Path]) -> None:
+def test_the_second_time_nothing_is_decoded(files: Files, tmp_path: Path, undecoded: list[Path]) -> None:
     first = decode_or_load(files, GEOMETRY, tmp_path / "cache", keep=True)
     assert len(undecoded) == 10
     second = decode_or_load(files, GEOMETRY, tmp_path / "cache", keep=True)
@@ -79,10 +79,10 @@ def test_a_change_is_noticed_and_the_old_pixels_go(
         names.pop()
     undecoded.clear()
     changed = Files(files.root, names, torch.zeros(len(names)).long())
-    looked = decode_or_load(changed, GEOMETRY, place, keep=True)
+    decoded = decode_or_load(changed, GEOMETRY, place, keep=True)
     assert len(undecoded) == len(names)
-    assert looked.store is not None
-    for name, pixels in zip(names, looked.store, strict=True):
+    assert decoded.store is not None
+    for name, pixels in zip(names, decoded.store, strict=True):
         assert torch.equal(pixels.permute(2, 0, 1), centre_square(decode(files.root / name), 16, 1.0))
     assert len(list(place.iterdir())) == 1
 
@@ -107,10 +107,10 @@ def test_what_is_broken_is_remembered_with_its_reason(
     (files.root / "dog/4.jpg").write_text("no")
     expected = {"cat/1.jpg": "the file is empty", "dog/4.jpg": "not an image of a known kind"}
     for _ in range(2):
-        looked = decode_or_load(files, GEOMETRY, tmp_path / "cache", keep=keep)
-        assert looked.broken == expected
+        decoded = decode_or_load(files, GEOMETRY, tmp_path / "cache", keep=keep)
+        assert decoded.broken == expected
         assert len(undecoded) == 10
-        assert (looked.store is not None) == keep
+        assert (decoded.store is not None) == keep
     picture(1).save(files.root / "cat/1.jpg")
     assert list(decode_or_load(files, GEOMETRY, tmp_path / "cache", keep=keep).broken) == ["dog/4.jpg"]
 
@@ -119,10 +119,10 @@ def test_a_cache_that_was_cut_short_is_made_again(files: Files, tmp_path: Path, 
     decode_or_load(files, GEOMETRY, tmp_path / "cache", keep=True)
     (path,) = (tmp_path / "cache").iterdir()
     os.truncate(path, 100)
-    looked = decode_or_load(files, GEOMETRY, tmp_path / "cache", keep=True)
+    decoded = decode_or_load(files, GEOMETRY, tmp_path / "cache", keep=True)
     assert len(undecoded) == 20
-    assert looked.store is not None
-    assert looked.store[-1].any()
+    assert decoded.store is not None
+    assert decoded.store[-1].any()
 
 
 def test_writing_to_the_pixels_does_not_reach_the_cache(files: Files, tmp_path: Path) -> None:
@@ -179,6 +179,6 @@ def test_a_cache_directory_that_can_not_be_made_is_named(files: Files, tmp_path:
 
 def test_no_files_are_no_pixels(tmp_path: Path) -> None:
     empty = Files(tmp_path, [], torch.zeros(0).long())
-    looked = decode_or_load(empty, GEOMETRY, tmp_path / "cache", keep=True)
-    assert looked.store is not None
-    assert looked.store.shape == (0, 16, 16, 3)
+    decoded = decode_or_load(empty, GEOMETRY, tmp_path / "cache", keep=True)
+    assert decoded.store is not None
+    assert decoded.store.shape == (0, 16, 16, 3)
