@@ -12,9 +12,10 @@ class Tags(Digits):
     split_hash = "none"
 
     def setup(self, stage):
-        pixels = super().load("train")
-        tags = torch.stack([pixels.labels % 2, pixels.labels // 5, pixels.labels % 3 == 0], 1).float()
-        self.train, self.val = ImageTensors(pixels.images[:1000], tags[:1000]), ImageTensors(pixels.images[1000:], tags[1000:])
+        whole = super().load("train")
+        tags = torch.stack([whole.labels % 2, whole.labels // 5, whole.labels % 3 == 0], 1).float()
+        self.train = ImageTensors(whole.images[:1000], tags[:1000])
+        self.val = ImageTensors(whole.images[1000:], tags[1000:])
 
     class_names = ("odd", "large", "threefold")
 """
