@@ -1,1 +1,1 @@
-"""What the command line adds to a run."""
+"""Callbacks; of those in this folder, yours too, the class name alone is enough in a configuration."""

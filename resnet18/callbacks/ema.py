@@ -1,8 +1,8 @@
 """A moving average of a network's weights, which scores better than the weights that are trained.
 
-Polyak and Juditsky, 1992; with exponential weights, and a decay that warms up like ``num_updates`` in TensorFlow's
-``ExponentialMovingAverage``. The average is what is validated, what a checkpoint's ``state_dict`` holds and what a
-module holds once it is trained; training continues with the raw weights, which a whole checkpoint holds beside it.
+Polyak and Juditsky, 1992; here exponential, with a decay that warms up as in TensorFlow's ``ExponentialMovingAverage``.
+The average is what is validated, what a checkpoint's ``state_dict`` holds and what a module holds once it is trained;
+training continues with the raw weights, which a whole checkpoint holds beside it.
 
 Lightning's ``EMAWeightAveraging`` has no warm-up, so that a decay of 0.999 carries the initial weights through a short
 run, and its checkpoints without an optimizer's state hold raw weights beside the average's score.
@@ -26,13 +26,11 @@ Weights = dict[str, Tensor]
 class WeightAverage:
     """The exponential moving average of what a network's state dict holds in floating point, running statistics too.
 
+    It starts from the weights of now. In the update after optimizer step t, counted from 1, an average keeps the share
+    min(decay, (1 + t) / (10 + t)) of itself, with a decay above 0 and below 1.
+
     torch's ``AveragedModel`` asks the device in every update whether it is the first, and has no way back from the
     averages in the network to the weights that are trained.
-
-    Args:
-        network: The average starts from its weights of now.
-        decay: What an average keeps of itself in an update, above 0 and below 1. In the one after step t, counted from
-            1, it is min(decay, (1 + t) / (10 + t)).
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

@@ -1,9 +1,8 @@
 """Progress: a line an epoch everywhere, and a live bar below it on a terminal.
 
-A line is as wide as the terminal at most, and 80 characters elsewhere.
-
-The bar is redrawn twice a second at most, with numbers that the log points have brought to the host already:
-Lightning's bars wait for the device at every step for a metric they show.
+A line is as wide as the terminal at most, and 80 characters elsewhere. The bar is redrawn twice a second at most, with
+numbers that the log points have brought to the host already: Lightning's bars wait for the device at every step for a
+metric they show.
 """
 
 import sys
@@ -20,9 +19,8 @@ from resnet18.engine.loops import at_log_point, batches_done
 from resnet18.metrics import written
 
 REDRAW_S = 0.5
-FIRST = ("train/loss", "val/loss", "val/top1")
-LAST = ("val/top5", "images_per_s", "took")
-"""The order in an epoch's line; the model's and the callbacks' other metrics stand between these."""
+# The order in an epoch's line; the model's and the callbacks' other metrics stand between these.
+FIRST, LAST = ("train/loss", "val/loss", "val/top1"), ("val/top5", "images_per_s", "took")
 
 
 class EpochLines(ProgressBar):
@@ -32,24 +30,22 @@ class EpochLines(ProgressBar):
         super().__init__()
         self.console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True, force_jupyter=False)
         self._bar: Progress | None = None
-        self._task: Any = None
         self._drawn = self._epoch_began = 0.0
+        self._numbers = ""
+        # What had been measured by the start of the epoch: a metric that is measured anew is another tensor.
         self._before: dict[str, Tensor] = {}
-        """What had been measured by the start of the epoch: a metric that is measured anew is another tensor."""
-        self._enabled = True
 
-    def disable(self) -> None:
-        self._enabled = False
+    def disable(self) -> None:  # Lightning's, on all ranks but the first
+        self.console.quiet = True
 
     def enable(self) -> None:
-        self._enabled = True
+        self.console.quiet = False
 
     def print(self, *args: Any, **kwargs: Any) -> None:
-        if self._enabled:
-            self.console.print(*args, **kwargs)
+        self.console.print(*args, **kwargs)
 
     def _open(self, total: float, done: int = 0) -> None:
-        if not (self._enabled and self.console.is_terminal) or total == float("inf"):
+        if self.console.quiet or not self.console.is_terminal or total == float("inf"):
             return
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -61,51 +57,23 @@ class EpochLines(ProgressBar):
             auto_refresh=False,  # no thread: the steps themselves redraw it
             transient=True,
         )
-        self._task = self._bar.add_task("", total=total, completed=done, numbers="")
+        self._bar.add_task("", total=total, completed=done, numbers="")
         self._bar.start()
+
+    def _draw(self, completed: int, description: str) -> None:
+        if self._bar is not None and time.monotonic() - self._drawn >= REDRAW_S:
+            task = self._bar.task_ids[0]
+            self._bar.update(task, completed=completed, description=description, numbers=self._numbers)
+            self._bar.refresh()
+            self._drawn = time.monotonic()
 
     def _close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
             self._bar = None
 
-    def _draw(self, completed: int, description: str, numbers: str = "") -> None:
-        if self._bar is None or time.monotonic() - self._drawn < REDRAW_S:
-            return
-        self._bar.update(self._task, completed=completed, description=description, numbers=numbers)
-        self._bar.refresh()
-        self._drawn = time.monotonic()
-
-    def _line(self, trainer: Trainer, took: str) -> str:
-        """The epoch and what was measured in it, the most telling first to find room; nothing of an earlier epoch."""
-        last = _last_epoch(trainer)
-        epoch = f"epoch {trainer.current_epoch + 1:>{len(last)}}/{last}"
-        measured = trainer.callback_metrics.items()
-        new = {name: float(value) for name, value in measured if value is not self._before.get(name)}
-        parts = {name: f"{name} {written(name, value)}" for name, value in new.items()}
-        twice = {f"{name}_{which}" for name in new for which in ("step", "epoch")}  # by a `log` of both
-        own = [name for name in parts if name not in (*FIRST, *LAST, *twice, "lr")]
-        if "train/loss" in new:
-            parts["train/loss"] = parts["train/loss"].removeprefix("train/")
-        if "images_per_s" in new:
-            parts["images_per_s"] = f"{new['images_per_s']:,.0f} img/s"
-        parts["took"] = took
-        room, kept = self.console.width - len(epoch), set[str]()
-        for name in ("val/top1", "train/loss", *own, "val/loss", "took", "images_per_s", "val/top5"):
-            if name in parts and len(parts[name]) + 2 <= room:
-                room -= len(parts[name]) + 2
-                kept.add(name)
-        return "  ".join([epoch, *(parts[name] for name in (*FIRST, *own, *LAST) if name in kept)])
-
-    def _short(self, trainer: Trainer) -> str:
-        metrics = trainer.callback_metrics
-        parts = [f"loss {metrics['train/loss'].item():.3f}"] if "train/loss" in metrics else []
-        parts += [f"top-1 {100 * metrics['val/top1'].item():.2f} %"] if "val/top1" in metrics else []
-        parts += [f"{metrics['images_per_s'].item():,.0f} images/s"] if "images_per_s" in metrics else []
-        return "  ".join(parts)
-
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._text, self._before = "", {}
+        self._numbers, self._before = "", {}
         self._open(trainer.estimated_stepping_batches * trainer.accumulate_grad_batches, trainer.global_step)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -117,13 +85,15 @@ class EpochLines(ProgressBar):
         if self._bar is None:
             return
         if at_log_point(trainer, trainer.global_step):
-            self._text = self._short(trainer)
-        self._draw(batches_done(trainer), f"epoch {trainer.current_epoch + 1}/{_last_epoch(trainer)}", self._text)
+            self._numbers = _short(trainer.callback_metrics)
+        self._draw(batches_done(trainer), f"epoch {trainer.current_epoch + 1}/{_last_epoch(trainer)}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self.print(
-            self._line(trainer, f"{time.monotonic() - self._epoch_began:.1f} s" if self._epoch_began else "resumed")
-        )
+        last = _last_epoch(trainer)
+        took = f"{time.monotonic() - self._epoch_began:.1f} s" if self._epoch_began else "resumed"
+        measured = trainer.callback_metrics.items()
+        new = {name: float(value) for name, value in measured if value is not self._before.get(name)}
+        self.print(_line(f"epoch {trainer.current_epoch + 1:>{len(last)}}/{last}", new, took, self.console.width))
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._close()
@@ -134,36 +104,40 @@ class EpochLines(ProgressBar):
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._open(sum(trainer.num_test_batches))
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._draw(batch_idx + 1, "test")
-
-    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._close()
-
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._open(sum(trainer.num_predict_batches))
 
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any, **__: Any
     ) -> None:
-        self._draw(batch_idx + 1, "predict")
+        self._draw(batch_idx + 1, trainer.state.fn or "")  # test or predict
 
-    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._close()
+    on_predict_batch_end = on_test_batch_end
+    on_test_end = on_predict_end = on_train_end
+
+
+def _line(epoch: str, new: dict[str, float], took: str, width: int) -> str:
+    """The epoch and what was measured in it, the most telling first to find room."""
+    parts = {name: f"{name} {written(name, value)}" for name, value in new.items()} | {"took": took}
+    if "train/loss" in new:
+        parts["train/loss"] = parts["train/loss"].removeprefix("train/")
+    if "images_per_s" in new:
+        parts["images_per_s"] = f"{new['images_per_s']:,.0f} img/s"
+    twice = {f"{name}_{which}" for name in new for which in ("step", "epoch")}  # by a `log` of both
+    own = [name for name in new if name not in (*FIRST, *LAST, *twice, "lr")]
+    room, kept = width - len(epoch), set[str]()
+    for name in ("val/top1", "train/loss", *own, "val/loss", "took", "images_per_s", "val/top5"):
+        if name in parts and len(parts[name]) + 2 <= room:
+            room -= len(parts[name]) + 2
+            kept.add(name)
+    return "  ".join([epoch, *(parts[name] for name in (*FIRST, *own, *LAST) if name in kept)])
+
+
+def _short(metrics: dict[str, Tensor]) -> str:
+    parts = [f"loss {metrics['train/loss'].item():.3f}"] if "train/loss" in metrics else []
+    parts += [f"top-1 {100 * metrics['val/top1'].item():.2f} %"] if "val/top1" in metrics else []
+    parts += [f"{metrics['images_per_s'].item():,.0f} images/s"] if "images_per_s" in metrics else []
+    return "  ".join(parts)
 
 
 def _last_epoch(trainer: Trainer) -> str:

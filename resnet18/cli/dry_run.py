@@ -1,13 +1,10 @@
-"""Values that jsonargparse takes and that mean nothing: null for a number, NaN, no steps, a test metric watched."""
+"""What shows before a run has a directory: values that mean nothing, a network or a schedule that does not fit."""
 
 import copy
-import inspect
 import math
 import warnings
 from collections.abc import Iterator
 from textwrap import shorten
-from types import NoneType
-from typing import Any, get_args, get_type_hints
 
 import torch
 from jsonargparse import Namespace
@@ -16,22 +13,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from resnet18.classifier import Classifier
 from resnet18.cli.config_files import leaves
-from resnet18.cli.explain import GROUPS, KeyedError
+from resnet18.cli.explain import KeyedError
 from resnet18.cli.monitors import direction
 from resnet18.errors import UsageError
 from resnet18.optimization import schedule_settings
-from resnet18.storage.class_paths import import_object
 
 # What the Trainer takes without looking, to divide by zero or do nothing later.
 LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
-
-
-FOLDER_NAMES = "without slashes, control characters or a dot at its start"
-
-
-def can_name_a_folder(name: str) -> bool:
-    """Whether a name leads nowhere else, and can be seen and typed."""
-    return name[:1] not in ("", ".") and name.isprintable() and not {*"/\\"} & set(name)
 
 
 def refused_values(config: Namespace) -> Iterator[tuple[str, str]]:
@@ -50,47 +38,10 @@ def refused_values(config: Namespace) -> Iterator[tuple[str, str]]:
     for name, least in LEAST.items():
         if (value := trainer.get(name)) is not None and value < least:
             yield f"trainer.{name}", f"{name} must be at least {least}, not {value}"
-    yield from ((key, "expected a value, not null") for key in _nulls(vars(config), None, ""))
 
 
-def _nulls(values: Any, made: Any, key: str) -> Iterator[str]:
-    values = vars(values) if isinstance(values, Namespace) else values
-    if isinstance(values, list):
-        for number, value in enumerate(values):
-            yield from _nulls(value, None, f"{key}[{number}]")
-    elif isinstance(values, dict):
-        if "class_path" in values:
-            made = import_object(str(values["class_path"]))
-            yield from _nulls(values.get("init_args"), made, f"{key}.init_args")
-            return
-        for name, value in values.items():
-            inner = f"{key}.{name}".lstrip(".")
-            if value is None and made is not None and not takes_none(made, name):
-                yield inner
-            yield from _nulls(value, None if key else GROUPS.get(name), inner)
-
-
-def takes_none(made: Any, name: str) -> bool:
-    """Whether None may be given for an argument: of a class, those behind its ``**kwargs`` included, or a function.
-
-    Where nothing is said about an argument, or it is None by default, or nobody but the program gives it: True.
-    """
-    classes = made.__mro__ if isinstance(made, type) else ()
-    for owner in [vars(part)["__init__"] for part in classes if "__init__" in vars(part)] or [made]:
-        try:
-            parameter = inspect.signature(owner).parameters.get(name)
-            hints = get_type_hints(owner)
-        except (TypeError, ValueError, NameError, AttributeError):
-            return True
-        if parameter is not None:
-            kind = hints.get(name, Any)
-            optional = parameter.default is None or parameter.default is parameter.empty
-            return optional or kind in (Any, None, NoneType) or NoneType in get_args(kind)
-    return True
-
-
-def try_one_image(model: Classifier, input_size: tuple[int, int, int], device: torch.device) -> None:
-    """Runs it in evaluation mode, on the CPU; a network that fails there may need its device, and gets it.
+def check_forward(model: Classifier, input_size: tuple[int, int, int], device: torch.device) -> None:
+    """Runs a copy of the model, in evaluation mode, on one black image.
 
     Args:
         model: On the CPU, and left as it is.
@@ -100,15 +51,20 @@ def try_one_image(model: Classifier, input_size: tuple[int, int, int], device: t
     Raises:
         UsageError: Where the network does not take such images, or gives other than a logit for each class.
     """
-    error = _fails(model, input_size)
-    if error and device.type != "cpu":
-        error = _fails(copy.deepcopy(model).to(device), input_size)
-    if error:
-        size = "×".join(map(str, input_size))
-        raise UsageError(f"model.backbone: {type(model.backbone).__name__} does not fit images of {size}: {error}")
+    size = "×".join(map(str, input_size))
+    misfit = f"model.backbone: {type(model.backbone).__name__} does not fit images of {size}"
+    model = copy.deepcopy(model).to(device).eval()
+    try:
+        with torch.no_grad():
+            logits = model(torch.zeros(1, *input_size, dtype=torch.uint8, device=device))
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise UsageError(f"{misfit}: {shorten(str(error), 240)}") from error
+    shape, expected = list(getattr(logits, "shape", ())), [1, model.num_classes]
+    if shape != expected:
+        raise UsageError(f"{misfit}: it gives {shape or type(logits).__name__}, and not {expected} logits")
 
 
-def try_schedule(model: Classifier, total_steps: float = 1) -> None:
+def check_schedule(model: Classifier, total_steps: float = 1) -> None:
     """Makes the optimizer and the schedule, and lets the schedule step once; the model is left as it is.
 
     Args:
@@ -118,8 +74,7 @@ def try_schedule(model: Classifier, total_steps: float = 1) -> None:
     Raises:
         UsageError: For a schedule that does not fit a run of this length.
         ValueError, TypeError, RuntimeError, ZeroDivisionError: For a value out of range, as torch tells of it.
-        KeyedError: Where the learning rate would be negative or no number, and for a ``ReduceLROnPlateau`` that waits
-            for more of what should get less.
+        KeyedError: For a learning rate below zero or not finite, and for a ``ReduceLROnPlateau`` in the wrong mode.
     """
     optimizer = model.make_optimizer()
     schedule = model.make_schedule(optimizer, total_steps)
@@ -163,19 +118,3 @@ def check_scoring(model: Classifier, targets: Tensor) -> None:
 
 def _shape(tensor: Tensor) -> str:
     return "×".join(map(str, tensor.shape))
-
-
-def _fails(model: Classifier, input_size: tuple[int, int, int]) -> str:
-    image = torch.zeros(1, *input_size, dtype=torch.uint8, device=model.mean.device)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            logits = model(image)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        return shorten(str(error), 240)
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    shape, expected = list(getattr(logits, "shape", ())), [1, model.num_classes]
-    return "" if shape == expected else f"it gives {shape or type(logits).__name__}, and not {expected} logits"

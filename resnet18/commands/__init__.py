@@ -27,8 +27,8 @@ class OneDevice(Program):
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")
         except (ValueError, TypeError) as error:
-            raise self._refused(error, "data") from error
-        self._try_recipe()
+            raise self.usage_error(error, "data") from error
+        self.check_recipe()
 
     def title(self) -> str:
         count = sum(parameter.numel() for parameter in self.model.backbone.parameters())

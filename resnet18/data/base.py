@@ -34,9 +34,9 @@ OTHER_TASKS = "; an image has one class here, its number; for several or for a v
 class ImageDataModule(FeedModule, ABC):
     """Labelled images, held whole as uint8 on the training device.
 
-    An image has one class, unless a subclass overrides two methods: ``check_targets(targets, name)``, to accept other
-    targets, such as N×C for several labels an image or N float for a value to predict, and ``strata(targets)``, which
-    says what is to be spread evenly over training and validation.
+    For another task than one class an image, override two methods: ``check_targets(targets, name)`` to accept, say, N×C
+    numbers for several labels an image or N floats for a value to predict, and ``strata(targets)`` for what to spread
+    evenly over training and validation. ``class_names`` then names the network's outputs; all else stays as it is.
 
     Args:
         batch_size: Training images a step, on each rank.
@@ -90,7 +90,7 @@ class ImageDataModule(FeedModule, ABC):
 
     @abstractmethod
     def load(self, part: Part) -> Images:
-        """The images and labels of one part: uint8 N×H×W×C, and int64 N. For ``"val"`` only if ``has_val``.
+        """The images and targets of one part: uint8 N×H×W×C, and int64 N. For ``"val"`` only if ``has_val``.
 
         Raises:
             RunError: Where the files are missing or broken.
@@ -218,10 +218,9 @@ class ImageDataModule(FeedModule, ABC):
             RunError: Where the split or the classes differ: its scores would mean something else.
         """
         self.saved_epoch = state_dict.get("epoch", {})
-        stored = state_dict.get("split_hash"), state_dict.get("class_names", ())
-        if stored == (self.split_hash, list(self.class_names)):
-            return
-        pairs = enumerate(zip_longest(stored[1], self.class_names, fillvalue="missing"))
-        other = [f"; class {number} is {then} there, {here} here" for number, (then, here) in pairs if then != here]
-        message = f"data: the checkpoint's split_hash is {stored[0]}, that of these data {self.split_hash}"
-        raise RunError(message + "".join(other[:1]))
+        split_hash = state_dict.get("split_hash", self.split_hash)
+        names = zip_longest(state_dict.get("class_names", self.class_names), self.class_names, fillvalue="missing")
+        other = [f"; class {n} is {then} there, {here} here" for n, (then, here) in enumerate(names) if then != here]
+        if other or split_hash != self.split_hash:
+            message = f"data: the checkpoint's split_hash is {split_hash}, that of these data {self.split_hash}"
+            raise RunError(message + "".join(other[:1]))

@@ -17,14 +17,6 @@ from resnet18.errors import RunError
 class Unlabelled(ImageFiles):
     """An image, or all below a directory; all arguments but ``images`` come from a checkpoint.
 
-    Args:
-        images: A file or a directory.
-        class_names: What the network tells apart.
-        mean: Of each channel, pixels counted from 0 to 1.
-        std: Standard deviation of each channel.
-        input_size: Channels, height and width that the network was evaluated on.
-        kwargs: The rest is :class:`~resnet18.data.image_files.ImageFiles`'s.
-
     Raises:
         ValueError: For a network of images that are not square.
         RunError: In ``load``, where there is no image.
@@ -36,7 +28,7 @@ class Unlabelled(ImageFiles):
         class_names: Sequence[str],
         mean: Sequence[float],
         std: Sequence[float],
-        input_size: Sequence[int],
+        input_size: Sequence[int],  # channels, height, width
         **kwargs: Any,
     ) -> None:
         channels, height, width = input_size

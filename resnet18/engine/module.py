@@ -9,7 +9,7 @@ from resnet18.engine.checkpointing import complete_weights
 from resnet18.engine.loops import callbacks_of, resume_between_epochs
 from resnet18.engine.overhead import LeanModule
 from resnet18.optimization import drop_total_steps, refresh_lr
-from resnet18.storage.checkpoints import CONFIG_KEY, described_model, plain_values
+from resnet18.storage.checkpoints import CONFIG_KEY, model_from_checkpoint, primitives
 
 
 class ResumableModule(LeanModule):
@@ -39,7 +39,7 @@ class ResumableModule(LeanModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
-        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = plain_values(hyper_parameters)
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = primitives(hyper_parameters)
         if self.run_config is not None:
             checkpoint[CONFIG_KEY] = self.run_config
         # Not the callbacks' own hooks, which Lightning leaves out where a checkpoint holds weights alone.
@@ -74,4 +74,4 @@ class ResumableModule(LeanModule):
             RunError: Where the file is broken or names foreign code, and where weights and description do not fit.
         """
         kwargs.pop("weights_only", None)
-        return described_model(cls, Path(checkpoint_path), kwargs, map_location, strict is not False)
+        return model_from_checkpoint(cls, Path(checkpoint_path), kwargs, map_location, strict is not False)

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from resnet18.errors import RunError
 from resnet18.optimization import head_name
-from resnet18.storage.class_paths import missing_module, refuse_foreign_code
+from resnet18.storage.class_paths import import_class, missing_module, refuse_foreign_code
+from resnet18.storage.networks import prepare_stored, refuse_foreign_weights, resize_head
 
 FOLDER, BEST, LAST, PREVIOUS = "checkpoints", "best.ckpt", "last.ckpt", "previous.ckpt"
 ZIP_START = b"PK\x03\x04"
@@ -141,7 +142,7 @@ def _warn(text: str) -> None:
 Model = TypeVar("Model", bound=LightningModule)
 
 
-def plain_values(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
+def primitives(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
     """Those that ``torch.load`` reads with ``weights_only=True``.
 
     A model made in Python holds its backbone and optimizer as objects, which are left out.
@@ -149,7 +150,15 @@ def plain_values(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in hyper_parameters.items() if name != "_instantiator" and _is_plain(value)}
 
 
-def described_model(
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def model_from_checkpoint(
     kind: type[Model], path: Path, given: dict[str, Any], map_location: Any = "cpu", strict: bool = True
 ) -> Model:
     """The model that a checkpoint describes, with its weights.
@@ -157,7 +166,7 @@ def described_model(
     Lightning's own ``load_from_checkpoint`` calls what a checkpoint names before anyone has looked at it.
 
     Args:
-        kind: The model's class.
+        kind: The model's class, or the one that the class noted in the checkpoint is a subclass of.
         path: From a run, or from a Trainer used in Python.
         given: Arguments that the checkpoint lacks or should not decide.
         map_location: Where to, as ``torch.load`` takes it.
@@ -170,36 +179,30 @@ def described_model(
     described = checkpoint.get(kind.CHECKPOINT_HYPER_PARAMS_KEY)
     if not isinstance(described, dict) or "state_dict" not in checkpoint:
         raise RunError(f"{path} does not describe a model, so it is not a checkpoint of this project")
+    own_class = described.get("_class_path")
     described = {name: value for name, value in described.items() if name not in given and name[0] != "_"}
-    for value in described.values():
-        if isinstance(value, dict) and "dict_kwargs" in value:  # LightningCLI notes num_classes as a named one, too
-            arguments = value.get("init_args", {})
-            value["init_args"] = {name: arguments[name] for name in arguments if name not in value["dict_kwargs"]}
+    takes = prepare_stored(described)
     parser = ArgumentParser(exit_on_error=False)
-    # As the command line does, it takes arguments without a type.
-    parser.add_class_arguments(kind, "model", skip=set(given), instantiate=False, fail_untyped=False)
     try:
+        kind = import_class(own_class, kind) if own_class else kind
+        # As the command line does, it takes arguments without a type.
+        parser.add_class_arguments(kind, "model", skip=set(given), instantiate=False, fail_untyped=False)
         config = parser.parse_object({"model": described})
     except ArgumentError as error:
         if missing := missing_module(error):
             raise RunError(f"{path}: {missing}") from None
         raise RunError(f"{path} does not describe its model: {shorten(str(error), 300)}") from None
     refuse_foreign_code(config, str(path))
+    refuse_foreign_weights(config.model.get("backbone"), str(path))
     model = kind(**vars(parser.instantiate(config).model), **given)
     model.hparams.update(described)
+    if takes is None:
+        resize_head(model.get_submodule("backbone"), described["num_classes"])
     try:
         model.load_state_dict(checkpoint["state_dict"], strict=strict)
     except RuntimeError as error:
         raise RunError(f"{path} does not fit the model it is for: {str(error).splitlines()[1].strip()}") from None
     return model.to(next((tensor.device for tensor in checkpoint["state_dict"].values()), "cpu"))
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return all(_is_plain(item) for item in value)
-    return value is None or type(value) in (bool, int, float, str)
 
 
 def read_weights(source: str) -> dict[str, Tensor]:

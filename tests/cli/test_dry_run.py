@@ -4,10 +4,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CONFIG, ROOT, SMALL, picture_folder
+from jsonargparse import Namespace
 from torch import nn
 
 import resnet18
-from resnet18.cli.dry_run import try_one_image
+from resnet18.cli.dry_run import check_forward, refused_values
 from resnet18.errors import UsageError
 
 NETS = """
@@ -78,13 +79,13 @@ def test_the_model_is_left_as_it_was() -> None:
     torch.manual_seed(0)
     expected = torch.rand(2)
     torch.manual_seed(0)
-    try_one_image(model, (1, 8, 8), torch.device("cpu"))
+    check_forward(model, (1, 8, 8), torch.device("cpu"))
     assert torch.equal(torch.rand(2), expected)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_network_that_fails_on_the_cpu_has_a_second_chance_on_its_device() -> None:
+def test_a_network_is_tried_on_the_device_that_will_train_it() -> None:
     class DeviceOnly(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -96,10 +97,26 @@ def test_a_network_that_fails_on_the_cpu_has_a_second_chance_on_its_device() -> 
             return self.layer(images.flatten(1))
 
     model = classifier(DeviceOnly())
-    try_one_image(model, (1, 8, 8), torch.device("meta"))
+    check_forward(model, (1, 8, 8), torch.device("meta"))
     assert model.mean.device.type == "cpu"
     with pytest.raises(UsageError, match="DeviceOnly does not fit images of 1×8×8: no CPU kernel"):
-        try_one_image(model, (1, 8, 8), torch.device("cpu"))
+        check_forward(model, (1, 8, 8), torch.device("cpu"))
+
+
+def test_values_that_mean_nothing_are_refused_by_key() -> None:
+    nan, inf = float("nan"), float("inf")
+    stop = Namespace(class_path="lightning.pytorch.callbacks.EarlyStopping", init_args=Namespace(monitor="test/loss"))
+    config = Namespace(
+        model=Namespace(optimizer=Namespace(class_path="torch.optim.SGD", init_args=Namespace(lr=inf)), mixup=nan),
+        trainer=Namespace(callbacks=[stop], max_epochs=None, max_steps=0, gradient_clip_val=inf, log_every_n_steps=-1),
+    )
+    assert [key for key, _ in refused_values(config)] == [
+        "model.optimizer.init_args.lr",
+        "model.mixup",
+        "trainer.callbacks[0].init_args.monitor",
+        "trainer.max_steps",
+        "trainer.log_every_n_steps",
+    ]
 
 
 def test_the_shipped_network_fits(lightning) -> None:
