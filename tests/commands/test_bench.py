@@ -129,7 +129,7 @@ def test_a_data_source_and_a_network_of_ones_own(lightning) -> None:
 @pytest.mark.parametrize(
     ("options", "status", "told"),
     [
-        (("--steps", "0"), 2, "steps: "),
+        (("--steps", "0"), 2, "steps: must be at least 1, not 0"),
         (("--step", "3"), 2, "there is no option step; did you mean steps?"),
         (("--data.batch_size", "5000"), 2, "batch_size is 5000"),
         (("--json", "nowhere/bench.json"), 1, "json: nowhere/bench.json can't be written"),

@@ -286,7 +286,7 @@ def test_what_is_wrong_with_the_optimizer(case: str, checked) -> None:
 
 def test_what_is_wrong_with_the_command(lightning, tmp_path: Path) -> None:
     for arguments, status, said in (
-        (["--steps", "2"], 2, "steps: "),
+        (["--steps", "2"], 2, "steps: must be at least 5, not 2"),
         (["--output", "no/check.png"], 1, "there is no directory no"),
         (["--output", "check.txt"], 1, "check.txt can't be written"),
         (["--data.batch_size", "5000"], 2, "data.batch_size"),
