@@ -27,7 +27,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from resnet18.cli.notices import filter_notices
-from resnet18.commands.bench import ROUNDS, Bench, Measured
+from resnet18.commands.bench import ROUNDS, Bench, Row
 from resnet18.commands.measure import Clock, Probe, bare
 from resnet18.data.base import ImageDataModule
 from resnet18.data.feeds.files import Files
@@ -220,19 +220,19 @@ class Ladder(Bench):
             "rounds": ROUNDS,
             "steps_a_round": self.steps,
             "batch_size": self.datamodule.batch_size,
-            "rungs": [row.record() for row in rows],
+            "rungs": rows,
             "missing": {rung.name: rung.missing for rung in ladder if rung.missing},
             **measured_with(provenance(self.config.seed_everything, self.datamodule.split_hash)),
         }
 
-    def _print_ladder(self, rows: list[Measured]) -> None:
+    def _print_ladder(self, rows: list[Row]) -> None:
         table = Table(box=SIMPLE_HEAD)
         table.add_column("the bare loop")
         for column in ("images/s", "× before", "× first", "first step"):
             table.add_column(column, justify="right", no_wrap=True)
         for before, row in zip([rows[0], *rows], rows, strict=False):
-            factors = f"{before.ms / row.ms:.2f}", f"{rows[0].ms / row.ms:.2f}"
-            table.add_row(row.name, f"{row.images_per_s:,.0f}", *factors, f"{row.clocks[0].first_s:,.1f} s")
+            factors = [f"{slower['ms_a_step'] / row['ms_a_step']:.2f}" for slower in (before, rows[0])]
+            table.add_row(row["name"], f"{row['images_per_s']:,.0f}", *factors, f"{row['first_step_s']:,.1f} s")
         self.console.print(table)
 
 

@@ -177,7 +177,7 @@ def _without(config: dict[str, Any], path: Place) -> dict[str, Any]:
 
 
 def _owner(path: Place) -> Place:
-    """What a value is told of as: what stands for a class is the class itself."""
+    """The key that a message names: of a class it is that of the whole."""
     return path[:-1] if path[-1] in ("class_path", "init_args") else path
 
 

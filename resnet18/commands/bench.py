@@ -12,7 +12,6 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,61 +38,42 @@ BOUND = 0.8  # the share of a step from which one thing is said to limit it
 FEED, BARE, FIT = "the feed alone", "the bare loop", "Trainer.fit"
 
 
-@dataclass
-class Measured:
-    """A loop's times, one clock a round."""
-
-    name: str
-    batch_size: int
-    clocks: list[Clock] = field(default_factory=list)
-
-    @property
-    def ms(self) -> float:
-        return statistics.median(clock.step_ms for clock in self.clocks)
-
-    @property
-    def host(self) -> float | None:
-        """Milliseconds that Python needs to issue a step; on an accelerator only."""
-        return statistics.median(times) if (times := [ms for clock in self.clocks for ms in clock.host_ms]) else None
-
-    @property
-    def images_per_s(self) -> float:
-        return 1000 * self.batch_size / self.ms
-
-    @property
-    def peak_bytes(self) -> int | None:
-        return max((clock.peak_bytes for clock in self.clocks if clock.peak_bytes is not None), default=None)
-
-    def record(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
-        return {
-            "name": self.name,
-            "images_per_s": self.images_per_s,
-            "ms_a_step": self.ms,
-            "host_ms_a_step": self.host,
-            "peak_memory_bytes": self.peak_bytes,
-            "first_step_s": self.clocks[0].first_s,
-            "rounds_ms_a_step": [clock.step_ms for clock in self.clocks],
-        }
+Row = dict[str, Any]  # a loop's numbers, as in the JSON file
 
 
-def extra_ms(fit: Measured, bare: Measured) -> float:
+def row_of(name: str, batch_size: int, clocks: Sequence[Clock]) -> Row:
+    """What the clocks of all rounds say of a loop."""
+    ms = statistics.median(clock.step_ms for clock in clocks)
+    host_ms = [ms for clock in clocks for ms in clock.host_ms]
+    return {
+        "name": name,
+        "images_per_s": 1000 * batch_size / ms,
+        "ms_a_step": ms,
+        "host_ms_a_step": statistics.median(host_ms) if host_ms else None,  # to issue one; on an accelerator only
+        "peak_memory_bytes": max((clock.peak_bytes for clock in clocks if clock.peak_bytes), default=None),
+        "first_step_s": clocks[0].first_s,
+        "rounds_ms_a_step": [clock.step_ms for clock in clocks],
+    }
+
+
+def extra_ms(fit: Row, bare: Row) -> float:
     """What ``Trainer.fit`` takes longer than the bare loop, in ms a step: the median of the rounds' differences."""
-    return statistics.median(one.step_ms - other.step_ms for one, other in zip(fit.clocks, bare.clocks, strict=True))
+    rounds = zip(fit["rounds_ms_a_step"], bare["rounds_ms_a_step"], strict=True)
+    return statistics.median(ours - alone for ours, alone in rounds)
 
 
-def limited_by(feed: Measured, bare: Measured, fit: Measured) -> str:
+def limited_by(feed: Row, bare: Row, fit: Row) -> str:
     """What limits a configuration, in a line."""
-    step, extra = f"{fit.ms:,.1f} ms of a step", extra_ms(fit, bare)
-    alone = f"the feed alone takes {feed.ms:,.1f} of the {step}"
-    if feed.ms >= BOUND * fit.ms:
+    ms, host, extra = fit["ms_a_step"], fit["host_ms_a_step"], extra_ms(fit, bare)
+    alone = f"the feed alone takes {feed['ms_a_step']:,.1f} of the {ms:,.1f} ms of a step"
+    if feed["ms_a_step"] >= BOUND * ms:
         return f"feed-bound: {alone}; more workers or smaller images would help"
-    if fit.host is not None and fit.host >= BOUND * fit.ms:
+    if host is not None and host >= BOUND * ms:
         remedy = "a larger batch or model.compile would help"
-        return f"host-bound: to issue a step takes Python {fit.host:,.1f} of the {step}; {remedy}"
-    if fit.host is None and extra >= (1 - BOUND) * fit.ms:
-        return f"host-bound: the Trainer itself takes {extra:,.1f} of the {step}; a larger batch would help"
-    issued = "" if fit.host is None else f", to issue one {fit.host:,.1f}"
+        return f"host-bound: to issue a step takes Python {host:,.1f} of the {ms:,.1f} ms of a step; {remedy}"
+    if host is None and extra >= (1 - BOUND) * ms:
+        return f"host-bound: the Trainer itself takes {extra:,.1f} of the {ms:,.1f} ms of a step; try a larger batch"
+    issued = "" if host is None else f", to issue one {host:,.1f}"
     return f"device-bound: {alone}{issued}; the rest is computing"
 
 
@@ -139,7 +119,7 @@ class Bench(OneDevice):
             "batch_size": self.datamodule.batch_size,
             "device": str(self.device),
             "precision": self.trainer.precision,
-            "rows": [row.record() for row in rows],
+            "rows": rows,
             "trainer_extra_ms_a_step": extra_ms(rows[2], rows[1]),
             "limit": limit,
             **measured_with(provenance(self.config.seed_everything, self.datamodule.split_hash)),
@@ -191,31 +171,29 @@ class Bench(OneDevice):
         settings = {"enable_checkpointing": trainer["enable_checkpointing"]}
         return self.fit(self.model, Probe(self.steps), self.loader, given, **settings)
 
-    def in_turns(self, names: Sequence[str], measure: Callable[[str], Clock]) -> list[Measured]:
+    def in_turns(self, names: Sequence[str], measure: Callable[[str], Clock]) -> list[Row]:
         """Measures each of the loops once a round."""
-        rows = [Measured(name, self.datamodule.batch_size) for name in names]
+        clocks: dict[str, list[Clock]] = {name: [] for name in names}
         # Redrawn between the measurements: a thread of its own would disturb them.
         bar: dict[str, Any] = {"auto_refresh": False, "transient": True, "disable": not self.console.is_terminal}
-        for row in track(ROUNDS * rows, "measuring", console=self.console, **bar):
-            row.clocks.append(measure(row.name))
-        return rows
+        for name in track(ROUNDS * list(names), "measuring", console=self.console, **bar):
+            clocks[name].append(measure(name))
+        return [row_of(name, self.datamodule.batch_size, of) for name, of in clocks.items()]
 
-    def _print(self, feed: Measured, bare: Measured, fit: Measured) -> None:
-        table = Table(box=SIMPLE_HEAD)
-        table.add_column("")
-        for column in ("images/s", "ms a step", "host ms a step", "peak memory")[: 2 if fit.host is None else 4]:
+    def _print(self, feed: Row, bare: Row, fit: Row) -> None:
+        table = Table("", box=SIMPLE_HEAD)
+        for column in ("images/s", "ms a step", "host ms a step", "peak memory")[: 4 if fit["host_ms_a_step"] else 2]:
             table.add_column(column, justify="right", no_wrap=True)
         for row in (feed, bare, fit):
-            cells = [f"{row.images_per_s:,.0f}", f"{row.ms:,.2f}"]
-            if row.host is not None:
-                memory = "not measured" if row.peak_bytes is None else f"{row.peak_bytes / 1e9:.2f} GB"
-                cells += [f"{row.host:,.2f}", memory]
-            table.add_row(row.name, *cells)
+            cells = [row["name"], f"{row['images_per_s']:,.0f}", f"{row['ms_a_step']:,.2f}"]
+            if fit["host_ms_a_step"]:
+                cells += [f"{row['host_ms_a_step']:,.2f}", f"{(row['peak_memory_bytes'] or 0) / 1e9:.2f} GB"]
+            table.add_row(*cells)
         self.console.print(table)
-        extra, compiling = extra_ms(fit, bare), bare.clocks[0].first_s - bare.ms / 1000
+        extra, compiling = extra_ms(fit, bare), bare["first_step_s"] - bare["ms_a_step"] / 1000
         notes = [
             f"medians of {ROUNDS} rounds of {counted(self.steps, 'step')}, in turns, after a warm-up",
-            f"Trainer.fit − bare loop: {extra:+.2f} ms a step, {100 * extra / bare.ms:+.1f} %",
+            f"Trainer.fit − bare loop: {extra:+.2f} ms a step, {100 * extra / bare['ms_a_step']:+.1f} %",
         ]
         if self.config.trainer.devices not in (1, "1", "auto"):
             notes.append(f"on one device, not on trainer.devices = {self.config.trainer.devices}")

@@ -19,19 +19,9 @@ from rich.text import Text
 from torch import Tensor
 
 from resnet18.cli.arguments import say
-from resnet18.commands import OneDevice
+from resnet18.commands import OneDevice, check_network
 from resnet18.commands.check_data import Finding, balance, contact_sheet, duplicates, pixels, target_name
-from resnet18.commands.check_network import (
-    AT_LEAST,
-    Batch,
-    Network,
-    gradients,
-    independence,
-    loss_at_start,
-    one_batch,
-    overfit,
-    parameter_groups,
-)
+from resnet18.commands.check_network import Batch, Network
 from resnet18.errors import RunError, counted
 from resnet18.storage.checkpoints import load_pretrained
 
@@ -45,7 +35,7 @@ class Check(OneDevice):
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
-        steps = Annotated[int, Field(ge=AT_LEAST)]
+        steps = Annotated[int, Field(ge=check_network.AT_LEAST)]
         parser.add_argument("--output", type=str, default="check.png", help="The picture of the first batch to write.")
         parser.add_argument("--steps", type=steps, default=60, help="The most steps to overfit one batch.")
 
@@ -88,18 +78,18 @@ class Check(OneDevice):
         yield pixels(data)
         yield from duplicates(data, train, val)
         yield from self._trained(network, [(images[:IMAGES], targets[:IMAGES]) for images, targets in batches])
-        yield parameter_groups(network)
+        yield check_network.parameter_groups(network)
         yield self._drawn(*batches[0])
 
     def _trained(self, network: Network, batches: list[Batch]) -> Iterator[Finding]:
         batches = [(images.to(network.device), targets.to(network.device)) for images, targets in batches]
         batch = images, _ = batches[0]
         try:
-            yield loss_at_start(network, batches)
-            trace = overfit(network, batch, self.config.steps)
-            yield one_batch(trace, len(images), self.datamodule.batch_size)
-            yield gradients(trace, network)
-            yield independence(network, images)
+            yield check_network.loss_at_start(network, batches)
+            trace = check_network.overfit(network, batch, self.config.steps)
+            yield check_network.one_batch(trace, len(images), self.datamodule.batch_size)
+            yield check_network.gradients(trace, network)
+            yield check_network.independence(network, images)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             finding = Finding("network", f"fails on a batch of {'×'.join(map(str, images.shape))}")
             finding.wrong(shorten(str(error), 300))
@@ -122,13 +112,8 @@ class Check(OneDevice):
         rows.add_row(Text(finding.level, style), Text(finding.name, "bold"), finding.numbers)
         for sentence in finding.advice:
             rows.add_row("", "", Text(f"→ {sentence}", style))
-        if finding.table:
-            table = Table(*finding.table[0], box=None, pad_edge=False, header_style="dim", style="dim")
-            for column in table.columns[:-1]:
-                column.justify = "right"
-            for row in finding.table[1:]:
-                table.add_row(*row)
-            rows.add_row("", "", table)
+        for line in finding.details:
+            rows.add_row("", "", Text(line, "dim"))
         self.console.print(rows)
 
 

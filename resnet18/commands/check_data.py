@@ -29,7 +29,7 @@ class Finding:
     numbers: str  # what was measured
     level: Literal["ok", "warn", "wrong", "skip"] = "ok"  # skip: it could not be made
     advice: list[str] = field(default_factory=list)  # what it means and what to do
-    table: Sequence[Sequence[str]] = ()  # the first row is the head
+    details: Sequence[str] = ()  # lines below
 
     def warn(self, advice: str) -> None:
         self.level = "warn" if self.level == "ok" else self.level

@@ -11,11 +11,10 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
-from torchvision.ops import StochasticDepth
 
 from resnet18.classifier import Classifier
 from resnet18.commands.check_data import Finding, are_class_numbers, first_few
@@ -30,15 +29,7 @@ LEAK = 1e-3  # an effect on other images' logits counts from this share of that 
 OVERFIT = 0.1  # share of the first loss at which a batch counts as overfit
 AT_LEAST = 5  # steps: behind two layers that start at zero, a gradient appears in the third
 GROUPS_SHOWN = 6
-DROPPING = (
-    nn.Dropout,
-    nn.Dropout1d,
-    nn.Dropout2d,
-    nn.Dropout3d,
-    nn.AlphaDropout,
-    nn.FeatureAlphaDropout,
-    StochasticDepth,
-)
+DROPPING = ("Dropout", "DropPath", "DropBlock", "StochasticDepth")  # in the names of layers that drop at random
 
 
 class Network:
@@ -48,7 +39,7 @@ class Network:
         self.trainer, self.device, self.precision = trainer, trainer.strategy.root_device, trainer.precision_plugin
         self.precision.convert_module(model)  # in place
         self.model: Classifier = model.to(self.device)
-        self.model.mixing = None  # pyrefly: ignore[bad-assignment]  # mixed images have no class of their own
+        self.model.mixing = None  # pyrefly: ignore[bad-assignment]  # mixed images have no one class to get right
         trainable = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.parameters = {name.removeprefix("backbone."): value for name, value in trainable.items()}
 
@@ -73,16 +64,15 @@ def loss_at_start(network: Network, batches: Sequence[Batch]) -> Finding:
         for images, targets in batches:
             loss = F.cross_entropy(network.logits(images), targets) if plain else network.loss((images, targets))
             total += len(images) * loss.item()
-    count = sum(len(images) for images, _ in batches)
-    value, classes, of = total / count, network.model.num_classes, f"of {counted(count, 'image')}"
+    count, classes = sum(len(images) for images, _ in batches), network.model.num_classes
+    value, expected = total / count, math.log(classes)
+    finding = Finding("first loss", f"{value:.3f} of {counted(count, 'image')}")
     if not math.isfinite(value):
-        finding = Finding("first loss", f"{value} {of}")
         finding.wrong("not finite before the first step: look at the initialisation, and at the precision")
         return finding
     if not plain:
-        return Finding("first loss", f"{value:.3f} {of}; what it should be is known for class numbers only", "skip")
-    expected = math.log(classes)
-    finding = Finding("first loss", f"{value:.3f} {of}, and {expected:.3f} = ln {classes} for knowing nothing")
+        return Finding("first loss", f"{finding.numbers}; what it should be is known for class numbers only", "skip")
+    finding.numbers += f", and {expected:.3f} = ln {classes} for knowing nothing"
     if value > expected + UNSURE:
         finding.warn(f"{value - expected:.1f} above: it is sure of what it can't know; start its last layer smaller")
     elif value < (1 - KNOWING) * expected:
@@ -147,12 +137,11 @@ def overfit(network: Network, batch: Batch, steps: int) -> Trace:
     """Takes up to ``steps`` optimizer steps on one batch, without dropout, with the Trainer's gradient clipping."""
     images, targets = batch
     optimizer = at_peak(network)
-    rates = [float(group["lr"]) for group in optimizer.param_groups]
-    shown = dict.fromkeys(f"{rate:.3g}" for rate in (min(rates), max(rates)))
-    trace = Trace(f"{type(optimizer).__name__} at lr {' to '.join(shown)}")
+    rate = max(float(group["lr"]) for group in optimizer.param_groups)
+    trace = Trace(f"{type(optimizer).__name__} at lr {rate:.3g}")
     network.model.train()
     for module in network.model.modules():
-        if isinstance(module, DROPPING):
+        if any(name in type(module).__name__ for name in DROPPING):
             module.eval()
 
     def closure() -> Tensor:
@@ -184,7 +173,7 @@ def overfit(network: Network, batch: Batch, steps: int) -> Trace:
 
 
 def one_batch(trace: Trace, images: int, batch_size: int) -> Finding:
-    """Whether so many images were overfit: all are right, or their loss is a tenth of what it was."""
+    """Whether the batch was overfit: all its images are right, or its loss is a tenth of what it was."""
     first, last, steps = trace.losses[0], trace.losses[-1], counted(len(trace.losses), "step")
     right = "" if trace.top1 is None else f", top-1 {100 * trace.top1:.0f} %"
     count = counted(images, "image")
@@ -226,18 +215,18 @@ def parameter_groups(network: Network) -> Finding:
     """The optimizer's groups, with what is decayed and should not be, and what no group holds."""
     groups = at_peak(network).param_groups
     names = {id(value): name for name, value in network.parameters.items()}
-    table = [("tensors", "parameters", "lr", "weight decay", "such as")]
     decay: dict[int, float] = {}  # of each parameter that the optimizer holds
+    details = []
     for group in groups:
-        members = group["params"]
-        decay |= dict.fromkeys(map(id, members), group.get("weight_decay", 0.0))
-        count, example = sum(value.numel() for value in members), names.get(id(members[0]), "") if members else ""
-        cells = f"{len(members)}", f"{count:,}", f"{float(group['lr']):.3g}", f"{group.get('weight_decay', 0.0):g}"
-        table.append((*cells, example))
+        members, lr, weight_decay = group["params"], float(group["lr"]), group.get("weight_decay", 0.0)
+        decay |= dict.fromkeys(map(id, members), weight_decay)
+        count, example = sum(value.numel() for value in members), "".join(names.get(id(one), "") for one in members[:1])
+        size = f"{counted(len(members), 'tensor')}, {counted(count, 'parameter')}"
+        details.append(f"lr {lr:.3g}, weight decay {weight_decay:g}: {size} such as {example}")
     trained = sum(value.numel() for value in network.parameters.values())
     frozen = sum(value.numel() for value in network.model.parameters()) - trained
     numbers = f"{len(groups)}, {trained:,} parameters to train, {frozen:,} frozen"
-    finding = Finding("groups", numbers, table=table[: GROUPS_SHOWN + 1])
+    finding = Finding("groups", numbers, details=details[:GROUPS_SHOWN])
     if missing := [name for identity, name in names.items() if identity not in decay]:
         finding.wrong(f"the optimizer does not hold {first_few(missing)}: give it all the parameters it is handed")
     spared = decay_groups(network.model)[1]["params"]

@@ -13,7 +13,7 @@ import torch
 from conftest import CONFIG, ROOT, SMALL, start
 from rich.console import Console
 
-from resnet18.commands.bench import BARE, FEED, FIT, Bench, Measured, limited_by
+from resnet18.commands.bench import BARE, FEED, FIT, Bench, Row, limited_by, row_of
 from resnet18.commands.measure import Clock
 
 BENCH = ("bench", "--config", CONFIG, *SMALL, "--steps", "2")
@@ -129,7 +129,7 @@ def test_a_data_source_and_a_network_of_ones_own(lightning) -> None:
 @pytest.mark.parametrize(
     ("options", "status", "told"),
     [
-        (("--steps", "0"), 2, "steps: "),
+        (("--steps", "0"), 2, "steps: must be at least 1, not 0"),
         (("--step", "3"), 2, "there is no option step; did you mean steps?"),
         (("--data.batch_size", "5000"), 2, "batch_size is 5000"),
         (("--json", "nowhere/bench.json"), 1, "json: nowhere/bench.json can't be written"),
@@ -174,10 +174,10 @@ def test_ctrl_c_ends_it_at_once_and_leaves_nothing(tmp_path: Path) -> None:
     ],
 )
 def test_what_limits_a_configuration(feed: float, host: list[float], fit: float, expected: str) -> None:
-    def row(name: str, ms: float, host: list[float]) -> Measured:
+    def row(name: str, ms: float, host: list[float]) -> Row:
         clock = Clock(torch.device("cpu"), steps=1)
         clock.step_ms, clock.host_ms = ms, host
-        return Measured(name, 64, [clock])
+        return row_of(name, 64, [clock])
 
     assert limited_by(row(FEED, feed, []), row(BARE, 50.0, []), row(FIT, fit, host)).startswith(expected)
 
