@@ -19,12 +19,12 @@ OPTIONS = (
 
 def test_several_classes_an_image_train_test_resume_and_predict(lightning, tmp_path: Path) -> None:
     (tmp_path / "mytask.py").write_text(FILES["mytask.py"])
-    done = lightning("fit", *OPTIONS, "--trainer.max_epochs", "2", "--run_dir", "run")
+    done = lightning("fit", *OPTIONS, "--trainer.max_epochs", "6", "--run_dir", "run")
     assert done.status == 0, done.err
-    done = lightning("fit", "--ckpt_path", "run", "--trainer.max_epochs", "4")
+    done = lightning("fit", "--ckpt_path", "run", "--trainer.max_epochs", "12")
     assert done.status == 0, done.err
     rows = [row for row in read_metrics(Path("run")) if "val/f1" in row]
-    assert len(rows) == 4
+    assert len(rows) == 12
     assert rows[-1]["val/f1"] > rows[0]["val/f1"]
     assert "val/top1" not in rows[0]
     assert f"best    val/f1 {max(row['val/f1'] for row in rows):.4f}, in epoch " in done.out
@@ -52,8 +52,8 @@ def test_several_classes_an_image_train_test_resume_and_predict(lightning, tmp_p
 
 def test_it_is_checked_and_measured_like_any_other(lightning, tmp_path: Path) -> None:
     (tmp_path / "mytask.py").write_text(FILES["mytask.py"])
-    done = lightning("check", *OPTIONS)
+    done = lightning("check", *OPTIONS, "--steps", "200")
     assert done.status == 0, done.out + done.err
-    assert done.out.splitlines()[-1].startswith("no warnings, nothing wrong") or "nothing wrong" in done.out
+    assert "no warnings, nothing wrong" in done.out
     done = lightning("bench", *OPTIONS, "--steps", "2")
     assert done.status == 0, done.err
