@@ -48,7 +48,7 @@ from resnet18.storage.checkpoints import FOLDER, LAST, run_directory, start_from
 from resnet18.storage.class_paths import callables, import_object
 from resnet18.storage.loggers import MetricsFile, start_wandb, wandb_without_questions
 from resnet18.storage.provenance import own_sources, provenance, versions
-from resnet18.storage.run_files import METRICS, append_evaluation, create_run, new_run_id, write_config
+from resnet18.storage.records import METRICS, append_evaluation, create_run, new_run_id, write_config
 
 STORED = ("experiment", "seed_everything", "model", "data", "trainer", "best", "last", "init_from")
 

@@ -13,7 +13,7 @@ import resnet18
 from resnet18.cli.dry_run import try_one_image
 from resnet18.errors import UsageError
 from resnet18.storage.checkpoints import read_checkpoint
-from resnet18.storage.run_files import read_metrics
+from resnet18.storage.records import read_metrics
 
 NETS = """
     import torch
