@@ -38,7 +38,7 @@ lint: $(READY) ## ruff, and pyrefly for the types
 	$(BIN)/ruff format --check .
 	$(BIN)/pyrefly check
 
-format: $(READY) ## let ruff mend what it can
+format: $(READY) ## let ruff fix what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 

@@ -38,11 +38,11 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from resnet18.backbone import ResNet
-from resnet18.cli.notices import quieten
+from resnet18.cli.notices import filter_notices
 from resnet18.cli.program import Program
-from resnet18.commands.measure import Clock, PeakMemory, Probe
+from resnet18.commands.measure import Clock, Probe
 from resnet18.data.base import ImageDataModule
-from resnet18.data.feeds.resident import Pixels
+from resnet18.data.feeds.resident import ImageTensors
 from resnet18.engine.precision import choose_precision
 from resnet18.storage.provenance import measured_with, provenance
 
@@ -63,10 +63,10 @@ class RandomImages(ImageDataModule):
         super().__init__(**kwargs)
         self.count = count
 
-    def load(self, part: str) -> Pixels:
+    def load(self, part: str) -> ImageTensors:
         draws = torch.Generator().manual_seed(0)
         images = torch.empty(self.count, 32, 32, 3, dtype=torch.uint8).random_(generator=draws)
-        return Pixels(images, torch.arange(self.count) % 10)
+        return ImageTensors(images, torch.arange(self.count) % 10)
 
 
 def settings(count: int) -> list[str]:
@@ -147,17 +147,17 @@ def published(steps: int) -> Clock:
     return clock
 
 
-def resident_mb() -> float:
+def resident_mb(name: str) -> float:
+    """Of this process: VmRSS now, VmHWM at its highest."""
     status = Path("/proc/self/status").read_text()
-    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS:")) / 1000
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith(f"{name}:")) / 1000
 
 
 def memory(steps: int) -> dict[str, float]:
     """Of this process, in megabytes; nothing else may have run in it."""
-    imported = resident_mb()
-    peak = PeakMemory(torch.device("cpu"))
+    imported = resident_mb("VmRSS")
     ours(steps, CIFAR10_IMAGES)
-    return {"imported_mb": round(imported), "peak_mb": round((peak.read() or 0) / 1e6)}
+    return {"imported_mb": round(imported), "peak_mb": round(resident_mb("VmHWM"))}
 
 
 def main() -> None:
@@ -167,7 +167,7 @@ def main() -> None:
     parser.add_argument("--name", default="cifar_loop", help="of the file in benchmarks/results")
     parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)  # what the child process does
     options = parser.parse_args()
-    quieten()
+    filter_notices()
     if options.memory:
         print(json.dumps(memory(options.steps)))
         return

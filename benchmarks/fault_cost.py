@@ -70,10 +70,10 @@ def train(guarded: bool) -> dict[str, float]:
 
 
 def main() -> None:
-    from resnet18.cli.notices import quieten
+    from resnet18.cli.notices import filter_notices
     from resnet18.storage.provenance import measured_with, provenance
 
-    quieten()
+    filter_notices()
     train(guarded=True)  # what is slow once only
     rounds = [(train(guarded=False), train(guarded=True)) for _ in range(ROUNDS)]
     with_all = [guarded for _, guarded in rounds]

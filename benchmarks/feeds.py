@@ -32,10 +32,11 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 from torchvision import datasets, transforms
 
-from resnet18.cli.notices import quieten
+from resnet18.cli.notices import filter_notices
 from resnet18.commands.measure import Clock, ready_ahead
 from resnet18.data.feeds.augment import Augmentation
-from resnet18.data.feeds.resident import Pixels, TrainLoader
+from resnet18.data.feeds.order import Shard
+from resnet18.data.feeds.resident import ImageTensors, TrainLoader
 from resnet18.data.folder import ImageFolder
 from resnet18.storage.provenance import measured_with, provenance
 
@@ -80,7 +81,7 @@ def rate(loader: Iterable[Any], batch_size: int, device: str = "cpu") -> float:
 
 
 def resident(rounds: int) -> dict[str, Any]:
-    pixels = Pixels(torch.empty(IMAGES, 32, 32, 3, dtype=torch.uint8).random_(), torch.arange(IMAGES) % 10)
+    pixels = ImageTensors(torch.empty(IMAGES, 32, 32, 3, dtype=torch.uint8).random_(), torch.arange(IMAGES) % 10)
     wanted, array = Augmentation(translate=4, flip=True), pixels.images.numpy()
     loaders: dict[str, tuple[Any, str]] = {
         RESIDENT: (TrainLoader(pixels, BATCH, 0, wanted), "cpu"),
@@ -88,7 +89,7 @@ def resident(rounds: int) -> dict[str, Any]:
         STOCK_UINT8: (stock(PILImages(array, [transforms.PILToTensor()]), BATCH), "cpu"),
     }
     if torch.cuda.is_available():
-        loaders[f"{RESIDENT}_cuda"] = TrainLoader(pixels, BATCH, 0, wanted, device="cuda"), "cuda"
+        loaders[f"{RESIDENT}_cuda"] = TrainLoader(pixels, BATCH, 0, wanted, shard=Shard(torch.device("cuda"))), "cuda"
     rates: dict[str, list[float]] = {name: [] for name in loaders}
     for _ in range(rounds):
         for name, (loader, device) in loaders.items():
@@ -150,7 +151,7 @@ def main() -> None:
     parser.add_argument("--folder", help="DIR with DIR/train/<class>/*.jpg")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    quieten()
+    filter_notices()
     result: dict[str, Any] = {
         "command": f"python benchmarks/feeds.py{' --folder DIR' if options.folder else ''} --rounds {options.rounds}",
         "workers": WORKERS,

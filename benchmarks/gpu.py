@@ -21,7 +21,8 @@ import torch
 
 from resnet18.commands.measure import Clock
 from resnet18.data.feeds.augment import Augmentation
-from resnet18.data.feeds.resident import Pixels, TrainLoader
+from resnet18.data.feeds.order import Shard
+from resnet18.data.feeds.resident import ImageTensors, TrainLoader
 from resnet18.storage.provenance import measured_with, provenance
 
 ROOT = Path(__file__).parents[1]
@@ -29,7 +30,7 @@ RESULT = ROOT / "benchmarks" / "results" / "gpu.json"
 TESTS_S, COMMAND_S = 330, 75  # limits: of all tests, and of each measured command
 MADE = """
 import torch
-from resnet18 import ImageDataModule, Pixels
+from resnet18 import ImageDataModule, ImageTensors
 
 class Made(ImageDataModule):
     # Random pixels, as many as CIFAR-10 has.
@@ -37,9 +38,9 @@ class Made(ImageDataModule):
     mean, std = [0.5] * 3, [0.29] * 3
     input_size = (3, 32, 32)
 
-    def load(self, part: str) -> Pixels:
+    def load(self, part: str) -> ImageTensors:
         pixels = torch.randint(0, 256, (50_000, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator())
-        return Pixels(pixels, torch.arange(50_000) % 10)
+        return ImageTensors(pixels, torch.arange(50_000) % 10)
 """
 
 
@@ -87,7 +88,7 @@ def feed(device: torch.device) -> dict[str, Any]:
     """The resident feed alone: 32×32 pixels, shift and flip, 512 a batch."""
     pixels = torch.randint(0, 256, (50_000, 32, 32, 3), dtype=torch.uint8, generator=torch.Generator())
     augmentation = Augmentation(translate=4, flip=True)
-    loader = TrainLoader(Pixels(pixels, torch.arange(50_000) % 10), 512, 1, augmentation, device=device)
+    loader = TrainLoader(ImageTensors(pixels, torch.arange(50_000) % 10), 512, 1, augmentation, shard=Shard(device))
     rates = []
     for _ in range(5):
         clock = Clock(device, steps=len(loader) // 2, seconds=0.5)
@@ -103,7 +104,7 @@ def feed(device: torch.device) -> dict[str, Any]:
 
 def bench(place: Path, *options: object) -> dict[str, Any]:
     """``lightning bench``: the feed, the bare loop and the Trainer."""
-    lightning(place, "bench", *options, "--ladder", "false", "--json", "bench.json")
+    lightning(place, "bench", *options, "--json", "bench.json")
     measured = json.loads((place / "bench.json").read_text())
     kept = ("rows", "trainer_extra_ms_a_step", "batch_size", "precision", "rounds", "steps_a_round")
     return {name: measured[name] for name in kept}

@@ -117,10 +117,10 @@ def trainer(*options: str) -> tuple[float, float]:
 def measure() -> dict[str, Any]:
     import torch
 
-    from resnet18.cli.notices import quieten
+    from resnet18.cli.notices import filter_notices
     from resnet18.storage.provenance import measured_with, provenance
 
-    quieten()
+    filter_notices()
     torch.set_num_threads(1)
     ways: dict[str, Callable[[], tuple[float, float]]] = {
         "bare": bare,

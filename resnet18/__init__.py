@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # for type checkers and editors
     from resnet18.data.cifar100 import CIFAR100 as CIFAR100
     from resnet18.data.digits import Digits as Digits
     from resnet18.data.feeds.files import Files as Files
+    from resnet18.data.feeds.resident import ImageTensors as ImageTensors
     from resnet18.data.feeds.resident import Pixels as Pixels
     from resnet18.data.folder import ImageFolder as ImageFolder
     from resnet18.data.image_files import ImageFiles as ImageFiles
@@ -33,7 +34,8 @@ _HOMES = {
     "ImageFiles": "data.image_files",
     "ImageFolder": "data.folder",
     "ImageNet": "data.imagenet",
-    "Pixels": "data.feeds.resident",
+    "ImageTensors": "data.feeds.resident",
+    "Pixels": "data.feeds.resident",  # the earlier name of ImageTensors
     "ResNet": "backbone",
     "load_run": "runs",
     "resnet18": "backbone",

@@ -53,9 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(program: str, command: str, arguments: list[str]) -> int:
-    from resnet18.cli.notices import quieten
+    from resnet18.cli.notices import filter_notices
 
-    quieten()  # before Lightning is imported
+    filter_notices()  # before Lightning is imported
     from resnet18.cli.messages import out_of_memory
     from resnet18.engine.ranks import rank_prefix
     from resnet18.engine.stopping import Interrupted, requeue

@@ -1,83 +1,62 @@
-"""What is minimised in training: cross-entropy, or the binary cross-entropy of each class on its own."""
+"""Losses as modules, and MixUp and CutMix.
 
-import math
-from typing import Literal, get_args
+A loss is any ``nn.Module`` from logits and targets to a scalar. Add yours here, or name one in a file of your own:
+``--model.loss myloss.Focal --model.loss.gamma 2``.
+"""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-Loss = Literal["cross_entropy", "binary_cross_entropy"]
 
+class BinaryCrossEntropy(nn.Module):
+    """Decides on each class by itself, so that a mixed image may be both of its classes; the mean over N×C.
 
-def check_loss(loss: str, label_smoothing: float) -> None:
-    """
-    Raises:
-        ValueError: For a loss that is none of :data:`Loss`, and a label smoothing outside of 0…1.
-    """
-    if loss not in get_args(Loss):
-        raise ValueError(f"loss must be {' or '.join(get_args(Loss))}, not {loss}")
-    if not 0 <= label_smoothing < 1:
-        raise ValueError(f"label_smoothing must be at least 0 and below 1, not {label_smoothing}")
-
-
-def training_loss(loss: Loss, logits: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-    """The mean loss of a batch, a scalar in float32.
+    Wightman et al., "ResNet strikes back", https://arxiv.org/abs/2110.00476.
 
     Args:
-        loss: ``binary_cross_entropy`` asks of each class whether it is in the image, and takes the mean over the
-            classes too (Wightman et al., "ResNet strikes back", https://arxiv.org/abs/2110.00476): a mixed image may
-            then be both of its classes at once.
-        logits: N×num_classes.
-        labels: int64 N, or float N×num_classes where they are soft.
-        label_smoothing: Share of a label that is spread evenly over all classes.
+        label_smoothing: Share of a target that is spread evenly over all classes.
     """
-    logits = logits.float()
-    if loss == "cross_entropy":
-        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    if labels.ndim == 1:  # not F.one_hot, which looks at the values
-        labels = torch.zeros_like(logits).scatter_(1, labels[:, None], 1.0)
-    smooth = labels * (1 - label_smoothing) + label_smoothing / logits.shape[1]
-    return F.binary_cross_entropy_with_logits(logits, smooth)
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        super().__init__()
+        self.label_smoothing = label_smoothing
+
+    def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """A scalar, of float N×C logits and of targets: int64 N, or N×C from 0 to 1."""
+        if targets.ndim == 1:  # not F.one_hot, which looks at the values and so waits for the device
+            targets = torch.zeros_like(logits).scatter_(1, targets[:, None], 1.0)  # N → N×C
+        targets = targets * (1 - self.label_smoothing) + self.label_smoothing / logits.shape[1]
+        return F.binary_cross_entropy_with_logits(logits, targets)
+
+
+NAMED = {"cross_entropy": nn.CrossEntropyLoss, "binary_cross_entropy": BinaryCrossEntropy}
 
 
 class Mixing:
-    """Blends every image of a batch with its neighbour. Where both kinds are on, one is drawn for each batch.
+    """MixUp (https://arxiv.org/abs/1710.09412) and CutMix (https://arxiv.org/abs/1905.04899), as torchvision has them.
+
+    Every image of a batch is blended with its neighbour. Where both are on, one of them is drawn for each batch, from
+    torch's global CPU generator, which is seeded anew in every step: a resumed run repeats the draws.
 
     Args:
         mixup: Alpha of MixUp's Beta(alpha, alpha) distribution; 0 switches it off.
-        cutmix: Likewise of CutMix.
-        num_classes: Width of the soft labels.
-
-    Raises:
-        ValueError: For an alpha below 0, and where there is only one class to mix.
+        cutmix: The same for CutMix.
+        num_classes: Width of the soft targets.
     """
 
     def __init__(self, mixup: float, cutmix: float, num_classes: int) -> None:
-        for name, alpha in (("mixup", mixup), ("cutmix", cutmix)):
-            if not 0 <= alpha < math.inf:
-                raise ValueError(f"{name} must be at least 0 and finite, not {alpha}")
         kinds: list[v2.Transform] = []
         if mixup:
             kinds.append(v2.MixUp(alpha=mixup, num_classes=num_classes))
         if cutmix:
             kinds.append(v2.CutMix(alpha=cutmix, num_classes=num_classes))
-        if kinds and num_classes < 2:
-            raise ValueError(f"{'mixup' if mixup else 'cutmix'} needs labels to mix, but there is only one class")
-        self._mix = v2.RandomChoice(kinds) if len(kinds) > 1 else next(iter(kinds), None)
+        self._mix = v2.RandomChoice(kinds) if kinds else None
 
     def __bool__(self) -> bool:
         return self._mix is not None
 
-    def __call__(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Mixed images and soft labels.
-
-        Args:
-            images: float32 N×C×H×W: normalised, for a blend of whole numbers would be cut off.
-            labels: int64 N.
-
-        Returns:
-            float32 N×C×H×W, and float32 N×num_classes, whose rows sum to 1. Left as they are where all is off.
-        """
-        return self._mix(images, labels) if self._mix is not None else (images, labels)
+    def __call__(self, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """float32 N×C×H×W, normalised, and int64 N → float32 N×C×H×W and float32 N×num_classes."""
+        return self._mix(images, targets) if self._mix is not None else (images, targets)

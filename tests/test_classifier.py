@@ -3,7 +3,6 @@ import math
 import re
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy
@@ -21,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics import MeanMetric, MeanSquaredError
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 
-from resnet18 import Classifier, Pixels, resnet18
+from resnet18 import Classifier, ImageTensors, resnet18
 from resnet18.callbacks.predictions import Prediction
 from resnet18.data.feeds.augment import Augmentation
 from resnet18.data.feeds.resident import EvaluationLoader, TrainLoader
@@ -67,10 +66,10 @@ def trainer(**settings: Any) -> Trainer:
     return Trainer(**{**quiet, **settings})
 
 
-def pixels(count: int, channels: int = 1, num_classes: int = 10) -> Pixels:
+def pixels(count: int, channels: int = 1, num_classes: int = 10) -> ImageTensors:
     numbers = torch.Generator().manual_seed(1)
     images = torch.randint(0, 256, (count, 8, 8, channels), dtype=torch.uint8, generator=numbers)
-    return Pixels(images, torch.randint(0, num_classes, (count,), generator=numbers))
+    return ImageTensors(images, torch.randint(0, num_classes, (count,), generator=numbers))
 
 
 def training(batches: int) -> TrainLoader:
@@ -224,11 +223,6 @@ def test_channels_last_gives_the_same_logits() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"label_smoothing": 1.0}, "label_smoothing must be at least 0 and below 1, not 1.0"),
-        ({"label_smoothing": -0.1}, "label_smoothing must be at least 0 and below 1, not -0.1"),
-        ({"label_smoothing": float("nan")}, "label_smoothing must be at least 0 and below 1, not nan"),
-        ({"mixup": float("nan")}, "mixup must be at least 0 and finite, not nan"),
-        ({"cutmix": float("inf")}, "cutmix must be at least 0 and finite, not inf"),
         ({"mean": [float("nan")]}, r"mean must be finite, not \[nan\]"),
         ({"std": [float("nan")]}, r"std must be above 0 and finite, not \[nan\]"),
         ({"std": [0.0]}, r"std must be above 0 and finite, not \[0.0\]"),
@@ -250,7 +244,7 @@ def scored(num_classes: int, labels: list[int], batch_size: int) -> tuple[Classi
     rows = torch.stack([torch.randperm(200, generator=numbers)[:num_classes] for _ in labels])
     images = rows.to(torch.uint8).view(len(labels), 1, num_classes, 1)
     classifier = make(nn.Flatten(), num_classes=num_classes, mean=[0.0], std=[1 / 255])
-    return classifier, EvaluationLoader(Pixels(images, torch.tensor(labels)), batch_size), rows
+    return classifier, EvaluationLoader(ImageTensors(images, torch.tensor(labels)), batch_size), rows
 
 
 def hits_by_hand(rows: Tensor, labels: list[int], top: int) -> int:
@@ -324,11 +318,13 @@ class Fragile(nn.Module):
 def test_a_single_image_without_a_number_ends_the_run() -> None:
     images = torch.zeros(7, 2, 5, 1, dtype=torch.uint8)
     classifier = make(Fragile(), mean=[0.0], std=[1.0])
-    trainer().validate(classifier, EvaluationLoader(Pixels(images, torch.zeros(7, dtype=torch.long)), 3), verbose=False)
+    trainer().validate(
+        classifier, EvaluationLoader(ImageTensors(images, torch.zeros(7, dtype=torch.long)), 3), verbose=False
+    )
     images[4, 1, 1] = 255
     with pytest.raises(RunError, match="val/loss is nan"):
         trainer().validate(
-            classifier, EvaluationLoader(Pixels(images, torch.zeros(7, dtype=torch.long)), 3), verbose=False
+            classifier, EvaluationLoader(ImageTensors(images, torch.zeros(7, dtype=torch.long)), 3), verbose=False
         )
 
 
@@ -682,101 +678,6 @@ def test_nothing_waits_for_the_device_between_the_batches_of_a_validation() -> N
         trainer(callbacks=[batches]).validate(make(), EvaluationLoader(pixels(30), 4), verbose=False)
     assert len(batches.marks) == 8
     assert len(set(batches.marks)) == 1
-
-
-# Checkpoints
-
-
-@pytest.fixture
-def saved(tmp_path: Path) -> tuple[Path, Classifier]:
-    """A classifier made in Python, trained for an epoch, and its checkpoint."""
-    classifier = make(optimizer=partial(SGD, lr=0.1, momentum=0.9), class_names=list("abcdefghij"))
-    runner = trainer(max_epochs=1)
-    runner.fit(classifier, training(3))
-    runner.save_checkpoint(tmp_path / "model.ckpt")
-    return tmp_path / "model.ckpt", classifier.eval()
-
-
-def test_a_checkpoint_holds_tensors_and_plain_values_only(saved: tuple[Path, Classifier]) -> None:
-    content = torch.load(saved[0], weights_only=True)
-    assert content["hyper_parameters"] == {
-        "schedule": None,
-        "schedule_interval": None,
-        "label_smoothing": 0.0,
-        "channels_last": True,
-        "compile": False,
-        "mixup": 0.0,
-        "cutmix": 0.0,
-        "loss": "cross_entropy",
-        "backbone_lr_scale": 1.0,
-        "ema": 0.0,
-        "num_classes": 10,
-        "mean": [0.3],
-        "std": [0.4],
-        "class_names": list("abcdefghij"),
-        "input_size": None,
-    }
-
-
-def test_a_classifier_comes_back_from_its_checkpoint_with_the_same_logits(saved: tuple[Path, Classifier]) -> None:
-    path, classifier = saved
-    back = Classifier.load_from_checkpoint(path, backbone=tiny(), optimizer=partial(SGD, lr=0.1)).eval()
-    images = pixels(5).images.permute(0, 3, 1, 2)
-    assert torch.equal(back(images), classifier(images))
-    assert not torch.equal(make().eval()(images), classifier(images))
-    assert (back.class_names, back.num_classes) == (list("abcdefghij"), 10)
-
-
-def test_arguments_take_the_place_of_what_a_checkpoint_describes(saved: tuple[Path, Classifier]) -> None:
-    back = Classifier.load_from_checkpoint(saved[0], backbone=tiny(), optimizer=SGD, label_smoothing=0.25)
-    assert back.label_smoothing == 0.25
-
-
-def test_lightnings_own_arguments_of_loading_are_taken(saved: tuple[Path, Classifier]) -> None:
-    places: list[str] = []
-
-    def where(storage: Any, location: str) -> Any:
-        places.append(location)
-        return storage
-
-    options: list[dict[str, Any]] = [{"map_location": "cpu"}, {"map_location": where}, {"strict": None}]
-    for given in (*options, {"weights_only": True}, {"weights_only": None}):
-        back = Classifier.load_from_checkpoint(saved[0], backbone=tiny(), optimizer=SGD, **given)
-        assert (back.label_smoothing, back.device.type) == (0.0, "cpu")
-    assert set(places) == {"cpu"}
-    more = nn.Sequential(*tiny().children(), nn.BatchNorm1d(10))
-    with pytest.raises(RunError, match="does not fit the model it is for: Missing key"):
-        Classifier.load_from_checkpoint(saved[0], backbone=more, optimizer=SGD)
-    back = Classifier.load_from_checkpoint(saved[0], strict=False, backbone=more, optimizer=SGD)
-    assert torch.equal(back.backbone.state_dict()["0.weight"], saved[1].backbone.state_dict()["0.weight"])
-
-
-def test_a_checkpoint_of_another_network_is_an_error_that_names_it(saved: tuple[Path, Classifier]) -> None:
-    with pytest.raises(RunError, match=f"{saved[0]} does not fit the model it is for: "):
-        Classifier.load_from_checkpoint(saved[0], backbone=tiny(channels=3), optimizer=SGD)
-
-
-def test_a_checkpoint_without_its_backbone_is_an_error_that_names_it(saved: tuple[Path, Classifier]) -> None:
-    with pytest.raises(RunError, match=f"{saved[0]} does not describe its model: .*backbone"):
-        Classifier.load_from_checkpoint(saved[0], optimizer=SGD)
-
-
-@pytest.mark.parametrize("path", ["torch.hub.set_dir", "shutil.rmtree", "builtins.print"])
-def test_a_checkpoint_that_names_foreign_code_is_refused(saved: tuple[Path, Classifier], path: str) -> None:
-    hub = torch.hub.get_dir()
-    content = torch.load(saved[0], weights_only=True)
-    content["hyper_parameters"]["optimizer"] = {"class_path": path, "init_args": {}}
-    torch.save(content, saved[0])
-    with pytest.raises(RunError, match=str(saved[0])):
-        Classifier.load_from_checkpoint(saved[0], backbone=tiny())
-    assert torch.hub.get_dir() == hub
-
-
-@pytest.mark.parametrize("content", [{}, {"state_dict": {}}, {"hyper_parameters": {}}])
-def test_a_file_that_describes_no_model_is_an_error_that_names_it(tmp_path: Path, content: dict[str, Any]) -> None:
-    torch.save(content, tmp_path / "model.ckpt")
-    with pytest.raises(RunError, match=f"{tmp_path}/model.ckpt does not describe a model"):
-        Classifier.load_from_checkpoint(tmp_path / "model.ckpt")
 
 
 # Compilation

@@ -1,9 +1,8 @@
-"""Every shipped configuration: it parses, it trains a step, and its header's numbers are those of a stored result.
+"""Every shipped configuration: it parses, trains a step, and has a whole header (its numbers: ``tests/benchmarks``).
 
 And every overlay for the machine: it parses on top of one, and those that need no GPU train.
 """
 
-import json
 import os
 import re
 from pathlib import Path
@@ -78,24 +77,13 @@ def test_a_configuration_trains(
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda config: config.stem)
-def test_a_header_says_what_was_measured(config: Path) -> None:
+def test_a_header_is_whole(config: Path) -> None:
     fields = header(config)
     assert tuple(fields) == FIELDS
     command = f"lightning fit --config configs/{config.name}"
     assert fields["command"] in (command, f"{command} --data.root DIR")
     if fields["results"] == "not yet measured":
         assert {fields[name] for name in ("expects", "takes", "hardware", "memory")} == {"not yet measured"}
-        return
-    values = [fields[name].split("; ") for name in ("results", "expects", "takes", "hardware", "memory")]
-    for stored, expects, takes, hardware, memory in zip(*values, strict=True):  # one of each for a machine
-        result = json.loads((ROOT / stored).read_text())
-        mean, spread = result["test_top1_mean"], result["test_top1_sd"]
-        reached = f"test/top1 {100 * mean:.2f} % ± {100 * spread:.2f} (mean ± sd over {len(result['runs'])} seeds)"
-        assert expects == reached
-        assert takes == f"{result['training_s_median']:.0f} s of training"
-        assert memory == f"{result['peak_memory_gb']:.1f} GB"
-        assert str(result["hardware"]["cores"]) in hardware
-        assert result["config"] == f"configs/{config.name}"
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda overlay: overlay.stem)

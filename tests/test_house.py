@@ -53,3 +53,65 @@ def test_a_file_imports_from_floors_below_or_its_own_room(file: Path) -> None:
     room = room_of(name_of(file))
     for module in imports(file):
         assert room_of(module) == room or ROOMS[room_of(module)] < ROOMS[room], f"{name_of(file)} imports {module}"
+
+
+ROOT_FILES = sorted(PACKAGE.glob("*.py"))
+READ = (
+    "backbone",
+    "classifier",
+    "losses",
+    "metrics",
+    "optimization",
+    "schedules",
+    "data/base",
+    "data/digits",
+    "callbacks/freezing",
+)
+TRUSTED = ("engine", "storage", "cli", "data/feeds")
+LINES = {  # at most
+    "what a forker reads": 1_200,
+    "yours": 2_300,
+    "trusted": 3_100,
+    "commands": 850,
+    "in all": 6_100,
+}
+
+
+def lines(files: list[Path]) -> int:
+    return sum(len(file.read_text().splitlines()) for file in files)
+
+
+def sizes() -> dict[str, int]:
+    trusted = [file for folder in TRUSTED for file in (PACKAGE / folder).rglob("*.py")]
+    commands = list((PACKAGE / "commands").rglob("*.py"))
+    reads = [PACKAGE / f"{name}.py" for name in READ]
+    return {
+        "what a forker reads": lines([*reads, ROOT / "configs" / "digits.yaml"]),
+        "yours": lines([file for file in FILES if file not in (*trusted, *commands)]),
+        "trusted": lines(trusted),
+        "commands": lines(commands),
+        "in all": lines(FILES),
+    }
+
+
+def test_the_house_stays_as_small_as_it_is() -> None:
+    assert {name: size for name, size in sizes().items() if size > LINES[name]} == {}
+    assert {name_of(file): lines([file]) for file in FILES if lines([file]) > 250} == {}
+    assert len(ROOT_FILES) <= 12
+
+
+def test_the_readme_says_how_large_it_is() -> None:
+    text = (ROOT / "README.md").read_text()
+    for size in sizes().values():
+        assert f"{round(size, -1):,} lines" in text
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if file.stem not in ("__init__", "__main__")], ids=name_of)
+def test_a_module_has_its_test_file(file: Path) -> None:
+    place = ROOT / "tests" / file.relative_to(PACKAGE)
+    assert place.with_name(f"test_{file.name}").exists()
+
+
+def test_no_configuration_is_longer_than_a_page() -> None:
+    for config in (ROOT / "configs").rglob("*.yaml"):
+        assert lines([config]) <= 60, config

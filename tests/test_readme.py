@@ -1,5 +1,6 @@
-"""The commands of the README, run as they stand there."""
+"""The commands of the README and of ``docs/``, run as they stand there, with the example files that stand there."""
 
+import re
 import shlex
 from pathlib import Path
 
@@ -9,26 +10,26 @@ import torch
 import torchvision
 from conftest import ROOT, picture_folder
 
-COMMANDS = [
-    shlex.split(line, comments=True)[1:]
-    for line in (ROOT / "README.md").read_text().splitlines()
-    if line.startswith("    lightning ")
-]
-
-MY_NET = """
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TEXT = "\n".join(page.read_text() for page in PAGES)
+COMMANDS = sorted(
+    {tuple(shlex.split(line, comments=True)[1:]) for line in TEXT.splitlines() if line.startswith("    lightning ")}
+)
+FILES = {name: block for block, name in re.findall(r"```\w+\n(# ([\w.]+).*?)```", TEXT, re.DOTALL)}
+TIMM = """
 from torch import nn
 
-class MyNet(nn.Sequential):
-    def __init__(self, num_classes: int) -> None:
-        super().__init__(nn.Flatten(), nn.Linear(64, num_classes))
+class Net(nn.Sequential):
+    def __init__(self, num_classes=1000, in_chans=3):
+        super().__init__(nn.Flatten(), nn.Linear(64 * in_chans, num_classes))
+
+def create_model(model_name: str, pretrained: bool = False, **kwargs):
+    return Net(**kwargs)
 """
-MY_DATA = next(
-    block for block in (ROOT / "README.md").read_text().split("```python\n") if block.startswith("# mydata.py")
-).partition("```")[0]
 
 
 def arrays(place: Path) -> None:
-    """What the README's own source reads."""
+    """What the source in ``mydata.py`` reads."""
     place.mkdir()
     for part, count in (("train", 400), ("test", 40)):
         labels = numpy.arange(count) % 2
@@ -36,35 +37,48 @@ def arrays(place: Path) -> None:
         numpy.savez(place / f"{part}.npz", images=images.astype(numpy.uint8), labels=labels)
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_command_of_the_readme_runs(command: list[str], lightning, tmp_path: Path, trained: Path) -> None:
+@pytest.fixture
+def place(tmp_path: Path, trained: Path) -> Path:
+    """A working directory with all that the commands name."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     for experiment in ("digits", "imagefolder"):  # one run stands for those of both
         (tmp_path / "runs" / experiment).mkdir(parents=True)
         (tmp_path / "runs" / experiment / "latest").symlink_to(trained)
-    (tmp_path / "mynet.py").write_text(MY_NET)
-    (tmp_path / "mydata.py").write_text(MY_DATA)
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(content)
+    (tmp_path / "timm.py").write_text(TIMM)  # which is not installed
     arrays(tmp_path / "arrays")
     picture_folder(tmp_path / "images" / "train")
-    command = [{"RUN": str(trained), "DIR": "images"}.get(word, word) for word in command]
-    if "images" in command:
-        command += ["--data.batch_size", "4", "--data.eval_batch_size", "4", "--data.cache_dir", "cache"]
-    if "configs/finetune.yaml" in command:
-        torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "weights.pth")
-        command += ["--init_from", "weights.pth"]  # which stands for torchvision's, to be downloaded
-    elif "--init_from" in command:
-        command += ["--model.backbone.width", "8"]  # as the run that stands for RUN
-    if command[0] in ("check", "bench"):
-        command += [
-            "--model.backbone.width",
-            "8",
-            *(["--steps", "1", "--ladder", "false"] if command[0] == "bench" else []),
-        ]
-    if command[0] == "fit":
-        command += ["--trainer.fast_dev_run", "1"]
-    done = lightning(*command)
+    torch.save(torchvision.models.resnet18().state_dict(), tmp_path / "weights.pth")
+    return tmp_path
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_a_command_runs(command: tuple[str, ...], lightning, place: Path, trained: Path) -> None:
+    arguments = [{"RUN": str(trained), "DIR": "images"}.get(word, word) for word in command]
+    if "images" in arguments:
+        arguments += ["--data.batch_size", "4", "--data.eval_batch_size", "4", "--data.cache_dir", "cache"]
+    if "configs/finetune.yaml" in arguments:
+        arguments += ["--init_from", "weights.pth"]  # which stands for torchvision's, to be downloaded
+    elif "--init_from" in arguments:
+        arguments += ["--model.backbone.width", "8"]  # as the run that stands for RUN
+    if arguments[0] in ("check", "bench"):
+        arguments += ["--model.backbone.width", "8", *(["--steps", "1"] if arguments[0] == "bench" else [])]
+    if arguments[0] == "fit":
+        arguments += ["--trainer.fast_dev_run", "1"]
+    done = lightning(*arguments)
     assert done.status == 0, done.err
 
 
-def test_there_are_commands() -> None:
+def test_there_are_commands_and_files() -> None:
     assert {command[0] for command in COMMANDS} == {"fit", "test", "predict", "check", "bench"}
+    assert FILES.keys() == {
+        *("mynet.py", "myloss.py", "f1.yaml", "mycallback.py", "mymodel.py", "mydata.py", "myschedule.py", "mytask.py")
+    }
+    assert len(FILES["mytask.py"].splitlines()) <= 40
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()) + re.findall(r'src="([^"]+)"', page.read_text()):
+        assert "://" in target or (page.parent / target).exists() or "benchmarks/" in target, target

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import DROPOUT_NET, DROPOUT_RUN, start, wandb_records
-from kill_and_resume import differences
+from killed_runs import differences
 
 from resnet18.storage.checkpoints import read_checkpoint
 

@@ -135,7 +135,7 @@ class Averaging(Callback):
         if self.average is not None:
             self.average.swap_in()
 
-    def write(self, checkpoint: dict[str, Any]) -> None:
+    def write_weights(self, checkpoint: dict[str, Any]) -> None:
         """Puts the averages into a checkpoint's state dict, and the raw weights into a whole one, at any time."""
         if self.average is None:
             return
@@ -144,7 +144,7 @@ class Averaging(Callback):
         if "optimizer_states" in checkpoint:
             checkpoint[RAW_WEIGHTS] = self.average.raw()
 
-    def read(self, checkpoint: dict[str, Any]) -> None:
+    def read_weights(self, checkpoint: dict[str, Any]) -> None:
         """Puts the raw weights of a checkpoint into its state dict, to resume from, and notes the averages."""
         raw = checkpoint.get(RAW_WEIGHTS, {})
         self._stored = {name: checkpoint["state_dict"][PREFIX + name] for name in raw}

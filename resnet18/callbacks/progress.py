@@ -126,7 +126,7 @@ def _line(epoch: str, new: dict[str, float], took: str, width: int) -> str:
     twice = {f"{name}_{which}" for name in new for which in ("step", "epoch")}  # by a `log` of both
     own = [name for name in new if name not in (*FIRST, *LAST, *twice, "lr")]
     room, kept = width - len(epoch), set[str]()
-    for name in ("val/top1", "train/loss", "val/loss", *own, "took", "images_per_s", "val/top5"):
+    for name in ("val/top1", "train/loss", *own, "val/loss", "took", "images_per_s", "val/top5"):
         if name in parts and len(parts[name]) + 2 <= room:
             room -= len(parts[name]) + 2
             kept.add(name)

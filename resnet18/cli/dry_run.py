@@ -1,37 +1,25 @@
-"""Values that jsonargparse takes and that mean nothing: null for a number, NaN, no steps, a test metric watched."""
+"""What shows before a run has a directory: values that mean nothing, a network or a schedule that does not fit."""
 
 import copy
-import inspect
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from textwrap import shorten
-from types import NoneType
-from typing import Any, get_args, get_type_hints
 
 import torch
-from jsonargparse import ArgumentParser, Namespace
-from lightning.pytorch import Callback
+from jsonargparse import Namespace
+from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from resnet18.classifier import Classifier
 from resnet18.cli.config_files import leaves
-from resnet18.cli.explain import GROUPS, KeyedError
-from resnet18.errors import UsageError, hint
-from resnet18.metrics import Mode
+from resnet18.cli.explain import KeyedError
+from resnet18.cli.monitors import direction
+from resnet18.errors import UsageError
 from resnet18.optimization import schedule_settings
-from resnet18.storage.class_paths import import_object
 
 # What the Trainer takes without looking, to divide by zero or do nothing later.
 LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
-
-
-FOLDER_NAMES = "without slashes, control characters or a dot at its start"
-
-
-def can_name_a_folder(name: str) -> bool:
-    """Whether a name leads nowhere else, and can be seen and typed."""
-    return name[:1] not in ("", ".") and name.isprintable() and not {*"/\\"} & set(name)
 
 
 def refused_values(config: Namespace) -> Iterator[tuple[str, str]]:
@@ -50,50 +38,10 @@ def refused_values(config: Namespace) -> Iterator[tuple[str, str]]:
     for name, least in LEAST.items():
         if (value := trainer.get(name)) is not None and value < least:
             yield f"trainer.{name}", f"{name} must be at least {least}, not {value}"
-    yield from ((key, "expected a value, not null") for key in _nulls(vars(config), None, ""))
 
 
-def _nulls(values: Any, made: Any, key: str) -> Iterator[str]:
-    values = vars(values) if isinstance(values, Namespace) else values
-    if isinstance(values, list):
-        for number, value in enumerate(values):
-            yield from _nulls(value, None, f"{key}[{number}]")
-    elif isinstance(values, dict):
-        if "class_path" in values:
-            made = import_object(str(values["class_path"]))
-            yield from _nulls(values.get("init_args"), made, f"{key}.init_args")
-            return
-        for name, value in values.items():
-            inner = f"{key}.{name}".lstrip(".")
-            if value is None and made is not None and not takes_none(made, name):
-                yield inner
-            yield from _nulls(value, None if key else GROUPS.get(name), inner)
-
-
-def takes_none(made: Any, name: str) -> bool:
-    """Whether None may be given for an argument: of a class, those behind its ``**kwargs`` included, or a function.
-
-    Where nothing is said about an argument, or it is None by default, or nobody but the program gives it: True.
-    """
-    classes = made.__mro__ if isinstance(made, type) else ()
-    for owner in [vars(part)["__init__"] for part in classes if "__init__" in vars(part)] or [made]:
-        try:
-            parameter = inspect.signature(owner).parameters.get(name)
-            hints = get_type_hints(owner)
-        except (TypeError, ValueError, NameError, AttributeError):
-            return True
-        if parameter is not None:
-            kind = hints.get(name, Any)
-            optional = parameter.default is None or parameter.default is parameter.empty
-            return optional or kind in (Any, None, NoneType) or NoneType in get_args(kind)
-    return True
-
-
-MORE = {"max": "more", "min": "less"}
-
-
-def try_one_image(model: Classifier, input_size: tuple[int, int, int], device: torch.device) -> None:
-    """Runs it in evaluation mode, on the CPU; a network that fails there may need its device, and gets it.
+def check_forward(model: Classifier, input_size: tuple[int, int, int], device: torch.device) -> None:
+    """Runs a copy of the model, in evaluation mode, on one black image.
 
     Args:
         model: On the CPU, and left as it is.
@@ -103,15 +51,20 @@ def try_one_image(model: Classifier, input_size: tuple[int, int, int], device: t
     Raises:
         UsageError: Where the network does not take such images, or gives other than a logit for each class.
     """
-    error = _fails(model, input_size)
-    if error and device.type != "cpu":
-        error = _fails(copy.deepcopy(model).to(device), input_size)
-    if error:
-        size = "×".join(map(str, input_size))
-        raise UsageError(f"model.backbone: {type(model.backbone).__name__} does not fit images of {size}: {error}")
+    size = "×".join(map(str, input_size))
+    misfit = f"model.backbone: {type(model.backbone).__name__} does not fit images of {size}"
+    model = copy.deepcopy(model).to(device).eval()
+    try:
+        with torch.no_grad():
+            logits = model(torch.zeros(1, *input_size, dtype=torch.uint8, device=device))
+    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
+        raise UsageError(f"{misfit}: {shorten(str(error), 240)}") from error
+    shape, expected = list(getattr(logits, "shape", ())), [1, model.num_classes]
+    if shape != expected:
+        raise UsageError(f"{misfit}: it gives {shape or type(logits).__name__}, and not {expected} logits")
 
 
-def try_schedule(model: Classifier, total_steps: float = 1) -> None:
+def check_schedule(model: Classifier, total_steps: float = 1) -> None:
     """Makes the optimizer and the schedule, and lets the schedule step once; the model is left as it is.
 
     Args:
@@ -121,15 +74,14 @@ def try_schedule(model: Classifier, total_steps: float = 1) -> None:
     Raises:
         UsageError: For a schedule that does not fit a run of this length.
         ValueError, TypeError, RuntimeError, ZeroDivisionError: For a value out of range, as torch tells of it.
-        KeyedError: Where the learning rate would be negative or no number, and for a ``ReduceLROnPlateau`` that waits
-            for more of what should get less.
+        KeyedError: For a learning rate below zero or not finite, and for a ``ReduceLROnPlateau`` in the wrong mode.
     """
     optimizer = model.make_optimizer()
     schedule = model.make_schedule(optimizer, total_steps)
     if schedule is not None:
         settings = schedule_settings(schedule, model.schedule_interval, total_steps)
         if isinstance(schedule, ReduceLROnPlateau) and settings["monitor"] in model.metric_modes:
-            _mode("model.schedule.init_args", settings["monitor"], schedule.mode, model.metric_modes, others=False)
+            direction("model.schedule.init_args", settings["monitor"], schedule.mode, model.metric_modes)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that the optimizer has not stepped
             schedule.step(1.0) if isinstance(schedule, ReduceLROnPlateau) else schedule.step()
@@ -138,74 +90,31 @@ def try_schedule(model: Classifier, total_steps: float = 1) -> None:
             raise KeyedError("model.schedule", f"the learning rate would be {rate:g}")
 
 
-def follow_metrics(
-    config: Namespace, given: Namespace, record: dict[str, Any], made: Namespace, model: Classifier
-) -> None:
-    """Lets everything that watches a metric watch for more of it, or less, as the metric has it.
+def check_scoring(model: Classifier, targets: Tensor) -> None:
+    """Computes the loss and every metric once, of logits that are 0 and a few of the data's own targets.
 
     Args:
-        config: As parsed; a ``mode`` that was left out is filled in, in ``record`` too.
-        given: Likewise without the defaults, which tells what was left out.
-        record: What the run keeps of the configuration.
-        made: The Trainer's arguments, with the callbacks of the configuration; those that watched in the wrong
-            direction by default are made anew.
-        model: Whose metrics are watched.
+        model: On the CPU, and left as it is.
+        targets: As the data source gives them, for at least one image.
 
     Raises:
-        KeyedError: For a metric that there will not be, which Lightning would find out after the first epoch; for a
-            ``mode`` that contradicts the metric, and for one that is missing.
+        KeyedError: Where one fails, or gives something else than one number.
     """
-    modes = model.metric_modes
-    made.callbacks = callbacks = _listed(made.callbacks)
-    others = any(type(one).__module__.partition(".")[0] not in ("lightning", "resnet18") for one in callbacks)
-    best = config.best
-    best.mode = record["best"]["mode"] = _mode("best", best.monitor, best.mode, modes, others)
-    places = [_listed(one.get("trainer", {}).get("callbacks")) for one in (config, given, record)]
-    for number, (callback, settings, own, kept) in enumerate(zip(callbacks, *places, strict=True)):
-        monitor, now = getattr(callback, "monitor", None), getattr(callback, "mode", None)
-        if monitor is None:
-            continue
-        key, known = f"trainer.callbacks[{number}].init_args", "mode" in settings.get("init_args", {})
-        asked = own.get("init_args", {}).get("mode") if known else now  # or the class decides, and not as it should
-        if now not in get_args(Mode):  # it has no direction, or means something else by the word
-            asked = now = modes.get(monitor) or "max"
-        mode = _mode(key, monitor, asked, modes, others)
-        if mode != now:
-            settings.init_args.mode = kept["init_args"]["mode"] = mode
-            parser = ArgumentParser(exit_on_error=False)
-            parser.add_subclass_arguments(Callback, "callback")
-            callbacks[number] = parser.instantiate(Namespace(callback=settings)).callback
+    logits = torch.zeros(len(targets), model.num_classes)
+    shapes = f"logits of {_shape(logits)} and targets of {_shape(targets)}, {targets.dtype}".replace("torch.", "")
+    scored = {"loss": model.loss} | {f"metrics.{name}": one for name, one in model.val_scores.items(keep_base=True)}
+    for key, module in scored.items():
+        name, module = type(module).__name__, copy.deepcopy(module)
+        try:
+            with torch.no_grad(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of classes that a few images lack
+                value = module(logits, targets)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            raise KeyedError(f"model.{key}", f"{name} fails for {shapes}: {shorten(str(error), 240)}") from error
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            given = f"a tensor of {_shape(value)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"
+            raise KeyedError(f"model.{key}", f"{name} gives {given}, and not one number")
 
 
-def _mode(key: str, monitor: str, given: Any, modes: Mapping[str, Mode | None], others: bool) -> Mode:
-    """The direction to watch a metric in: its own, or for one of which nothing is known the one that was given."""
-    if monitor not in modes and (not others or monitor.startswith("test/")):
-        raise KeyedError(f"{key}.monitor", f"must be one of {', '.join(modes)}, not {monitor}{hint(monitor, modes)}")
-    own = modes.get(monitor)
-    if own and given not in (None, own):
-        raise KeyedError(f"{key}.mode", f"{given} contradicts {monitor}, of which {MORE[own]} is better: {own}")
-    if not (mode := own or given):
-        known = ", ".join(name for name, way in modes.items() if way)
-        why = f"what is better is known of {known}, and not of {monitor}{hint(monitor, modes)}"
-        raise KeyedError(f"{key}.mode", f"max or min must be given; {why}")
-    return mode
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [] if value is None else [value]
-
-
-def _fails(model: Classifier, input_size: tuple[int, int, int]) -> str:
-    image = torch.zeros(1, *input_size, dtype=torch.uint8, device=model.mean.device)
-    modes = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        with torch.no_grad():
-            logits = model(image)
-    except (RuntimeError, ValueError, TypeError, IndexError, AttributeError) as error:
-        return shorten(str(error), 240)
-    finally:
-        for module, training in modes.items():
-            module.training = training
-    shape, expected = list(getattr(logits, "shape", ())), [1, model.num_classes]
-    return "" if shape == expected else f"it gives {shape or type(logits).__name__}, and not {expected} logits"
+def _shape(tensor: Tensor) -> str:
+    return "×".join(map(str, tensor.shape))

@@ -1,8 +1,7 @@
-"""``--trainer.callbacks LearningRateFinder``: the rate is found before the run, which then starts as if it were given.
+"""``--trainer.callbacks LearningRateFinder``: a range test before the run, which then starts as if given the rate.
 
-Lightning's callback searches inside the run and sets an attribute of the module, which no configuration knows of: what
-``config.yaml`` says would not be what trained. Here its range test (Smith, https://arxiv.org/abs/1506.01186) has a
-Trainer of its own, whose steps leave nothing behind.
+After Smith (https://arxiv.org/abs/1506.01186). Lightning's callback searches inside the run and sets an attribute of
+the module, so ``config.yaml`` would not say what trained.
 """
 
 import tempfile
@@ -22,11 +21,10 @@ from resnet18.errors import RunError, UsageError
 from resnet18.storage.class_paths import import_object
 
 NAME = LearningRateFinder.__name__
-_SKIPPED = 10  # losses: Lightning's running mean begins with them
-_TRIAL = {  # 100 steps by default, whatever the run's length; nothing is logged, saved or validated
-    **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "num_sanity_val_steps": 0},
-    **{"max_epochs": -1, "max_steps": -1, "max_time": None, "min_epochs": None, "min_steps": None, "profiler": None},
-    **{"check_val_every_n_epoch": 2**31, "val_check_interval": None},
+_TRIAL = {  # as many steps as the finder says, whatever the run's length; nothing is logged, saved or validated
+    **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False),
+    **dict.fromkeys(("max_time", "min_epochs", "min_steps", "profiler", "val_check_interval"), None),
+    **{"max_epochs": -1, "max_steps": -1, "limit_val_batches": 0},
 }
 
 
@@ -41,32 +39,19 @@ def take_finder(trainer: Namespace) -> dict[str, Any] | None:
 
 
 def check_search(model: Classifier, world_size: int, resumes: bool) -> None:
-    """Looks whether a rate that is found could be the run's.
-
-    Args:
-        model: As the run would train it.
-        world_size: How many processes train.
-        resumes: Whether the run goes on from a checkpoint.
-
-    Raises:
-        UsageError: Where it could not; says what to do.
-    """
+    """Refuses a search whose rate could not be that of the run, with what to do instead."""
     optimizer = model.make_optimizer()
-    rates = {group.get("lr") for group in optimizer.param_groups}
+    rates = {group["lr"] for group in optimizer.param_groups}
     model.make_schedule(optimizer, 1000)
-    reason = ""
-    if resumes:
-        reason = "a resumed run keeps its learning rate; leave it out"
-    elif world_size > 1:
-        reason = "it searches in one process: give --trainer.devices 1, and then --model.optimizer.lr what it finds"
-    elif None in rates:
-        reason = f"{type(optimizer).__name__} has no learning rate"
-    elif len(rates) > 1:
-        reason = "it gives all weights one rate; search with --model.backbone_lr_scale 1"
-    elif any(group.get("initial_lr") not in (None, *rates) for group in optimizer.param_groups):
-        reason = "the schedule sets the rates itself; search with --model.schedule null, and give it what was found"
-    if reason:
-        raise UsageError(f"trainer.callbacks: {NAME}: {reason}")
+    scheduled = any(group.get("initial_lr", group["lr"]) not in rates for group in optimizer.param_groups)
+    for refused, reason in (
+        (resumes, "a resumed run keeps its learning rate; leave it out"),
+        (world_size > 1, "it searches in one process: give --trainer.devices 1, and then --model.optimizer.lr"),
+        (len(rates) > 1, "it gives all weights one rate; search with --model.backbone_lr_scale 1"),
+        (scheduled, "the schedule sets the rates itself; search with --model.schedule null, and give it the rate"),
+    ):
+        if refused:
+            raise UsageError(f"trainer.callbacks: {NAME}: {reason}")
 
 
 def find_rate(
@@ -76,30 +61,19 @@ def find_rate(
     data: ImageDataModule,
     finder: dict[str, Any],
 ) -> float:
-    """The learning rate at which the loss falls fastest, to three digits; the model is spent afterwards.
-
-    Args:
-        make_trainer: Makes a Trainer.
-        settings: The run's, of which the device, the precision, the batches and the user's own callbacks count here.
-        model: As it is to be trained.
-        data: Set up for it.
-        finder: The finder's own arguments.
-
-    Raises:
-        RunError: Where too few of the losses were finite.
-    """
+    """The learning rate at which the loss falls fastest, to three digits; the model is spent afterwards."""
     callbacks = [one for one in as_list(settings["callbacks"]) if not type(one).__module__.startswith("lightning.")]
     model.schedule = None  # the search has one of its own
     options = {name: value for name, value in finder.items() if name not in ("update_attr", "attr_name")}
-    options["num_training"] = options.pop("num_training_steps")
+    steps = options.pop("num_training_steps")
     with tempfile.TemporaryDirectory() as folder:  # for the weights to start from, which it saves
         trainer = make_trainer(**{**settings, **_TRIAL, "callbacks": callbacks, "default_root_dir": folder})
-        found = Tuner(trainer).lr_find(model, datamodule=data, update_attr=False, **options)
-    losses = torch.tensor(found.results["loss"][_SKIPPED:-1] if found is not None else [])
-    rates = torch.tensor(found.results["lr"][_SKIPPED:-1] if found is not None else [], dtype=torch.float64)
-    finite = losses.isfinite()
-    if finite.sum() < 2:
-        raise RunError(f"{NAME}: the losses of {options['num_training']} steps are too few to tell a rate from")
+        found = Tuner(trainer).lr_find(model, datamodule=data, update_attr=False, num_training=steps, **options)
+    assert found is not None
+    rates, losses = (torch.tensor(found.results[name][10:-1]).double() for name in ("lr", "loss"))  # as suggestion()
+    rates, losses = rates[losses.isfinite()], losses[losses.isfinite()]
+    if len(losses) < 2:
+        raise RunError(f"{NAME}: the losses of {steps} steps are too few to tell a rate from")
     # By step of the search, so by the logarithm of the rate. Lightning's suggestion() goes by the rate itself, in which
     # the smallest ones lie closest: on the digits it says 6e-5 for AdamW where this says 4e-2.
-    return float(f"{rates[finite][torch.gradient(losses[finite])[0].argmin()]:.3g}")
+    return float(f"{rates[torch.gradient(losses)[0].argmin()]:.3g}")

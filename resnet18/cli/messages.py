@@ -3,7 +3,6 @@
 import math
 import re
 import shlex
-import shutil
 import textwrap
 from collections.abc import Mapping
 from datetime import timedelta
@@ -12,7 +11,6 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import EarlyStopping, Timer
-from lightning.pytorch.callbacks.early_stopping import EarlyStoppingReason
 
 from resnet18.classifier import Classifier
 from resnet18.data.base import ImageDataModule
@@ -23,34 +21,19 @@ from resnet18.storage.checkpoints import BEST, FOLDER, LAST
 from resnet18.storage.records import LATEST, read_metrics
 
 
-def opening(directory: Path, model: Classifier, data: ImageDataModule, trainer: Trainer, why: str) -> str:
-    """Where the run is, what is trained, on what, and how the images are fed; after the data's ``setup``.
-
-    Args:
-        directory: The run's.
-        model: What is trained.
-        data: On what.
-        trainer: By what.
-        why: Where its precision comes from.
-    """
+def opening(directory: Path, model: Classifier, data: ImageDataModule, trainer: Trainer, reason: str) -> str:
+    """Where the run is, what is trained on what, how the images are fed, and the reason for its precision."""
     count = sum(parameter.numel() for parameter in model.backbone.parameters())
     assert data.train is not None
     assert data.val is not None
+    device, val = trainer.strategy.root_device.type, f"{len(data.val):,} to validate"
     lines = (
-        f"{type(model.backbone).__name__}, {count:,} parameters, on {trainer.strategy.root_device.type}, "
-        f"{trainer.precision}",
-        f"{counted(len(data.train), 'image')} to train, {len(data.val):,} to validate, {data.num_classes:,} classes, "
-        f"split {data.split_hash}",
+        f"{type(model.backbone).__name__}, {count:,} parameters, on {device}, {trainer.precision}",
+        f"{counted(len(data.train), 'image')} to train, {val}, {data.num_classes:,} classes, split {data.split_hash}",
         data.feed_note(),
-        f"precision {trainer.precision}: {why}",
+        f"precision {trainer.precision}: {reason}",
     )
-    return "\n".join([str(directory), *map(_wrapped, lines)])
-
-
-def _wrapped(line: str) -> str:
-    """In lines of 80 characters at most, less on a narrower terminal, a number beside its unit."""
-    kept, width = re.sub(r"(?<=\d) (?=\S)", "\xa0", line), min(80, shutil.get_terminal_size().columns)
-    return textwrap.fill(kept, width, subsequent_indent="  ", break_on_hyphens=False).replace("\xa0", " ")
+    return "\n".join([str(directory), *(textwrap.fill(line, 80, subsequent_indent="  ") for line in lines)])
 
 
 def closing(directory: Path, monitor: str, mode: str, trainer: Trainer, can_test: bool) -> str:
@@ -58,11 +41,11 @@ def closing(directory: Path, monitor: str, mode: str, trainer: Trainer, can_test
     latest = directory.with_name(LATEST)
     shown = latest if latest.exists() and latest.resolve() == directory.resolve() else directory
     rows = [row for row in read_metrics(directory) if monitor in row]
-    lines = ["", *_early(trainer)]
+    lines = ["", *_early_end(trainer)]
     can_test &= any((directory / FOLDER / name).is_file() for name in (BEST, LAST))
     if rows:
         choose = max if mode == "max" else min
-        best = choose(reversed(rows), key=lambda row: row[monitor])  # of equal ones the last, as it is kept
+        best = choose(reversed(rows), key=lambda row: row[monitor])  # of equal ones the last, which is the one kept
         epochs = f"in epoch {best['epoch'] + 1:.0f} of {trainer.current_epoch}"
         lines.append(f"best    {monitor} {written(monitor, best[monitor])}, {epochs}")
     elif can_test:
@@ -75,47 +58,28 @@ def closing(directory: Path, monitor: str, mode: str, trainer: Trainer, can_test
     return "\n".join(lines)
 
 
-def _early(trainer: Trainer) -> list[str]:
+def _early_end(trainer: Trainer) -> list[str]:
     """What ended a run before its last epoch's end, and how far it came; nothing for a run that came to its end."""
-    begun, planned, steps = trainer.current_epoch, trainer.max_epochs or -1, trainer.global_step
-    whole = at_last_batch(trainer)
-    if whole and begun >= planned > 0:
+    epochs, planned, whole = trainer.current_epoch, trainer.max_epochs or -1, at_last_batch(trainer)
+    cut_by_steps = planned > 0 and 0 < trainer.max_steps <= trainer.global_step
+    if not (trainer.should_stop or cut_by_steps) or (whole and epochs >= planned > 0):
         return []
-    if trainer.should_stop:
-        reason = _stopped_by(trainer)
-    elif 0 < trainer.max_steps <= steps and planned > 0:
-        reason = f"trainer.max_steps: {counted(steps, 'step')}"
-    else:  # max_steps is all that there was to do
-        return []
-    of = f" of {planned:,}" if planned > 0 else ""
-    trained = f"{begun:,}{of} epochs" if of else counted(begun, "epoch")
-    if not whole:
-        trained = f"{counted(steps, 'step')}, the last in epoch {begun:,}{of}"
-    return [f"stopped early by {reason}", f"trained {trained}"]
+    steps, of = counted(trainer.global_step, "step"), f" of {planned:,}" if planned > 0 else ""
+    where = f"{epochs:,}{of} epochs" if whole else f"{steps}, the last in epoch {epochs:,}{of}"
+    return [f"stopped early by {_stopped_by(trainer)}", f"trained {where}"]
 
 
 def _stopped_by(trainer: Trainer) -> str:
+    if not trainer.should_stop:
+        return f"trainer.max_steps: {counted(trainer.global_step, 'step')}"
     for callback in callbacks_of(trainer):
-        if isinstance(callback, EarlyStopping) and callback.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
-            return f"{type(callback).__name__}: {callback.monitor} {_because(callback)}"
+        if isinstance(callback, EarlyStopping) and (message := callback.stopping_reason_message):
+            first = message.removeprefix("Monitored metric ").partition(". ")[0]
+            return f"{type(callback).__name__}: {first}"
         if isinstance(callback, Timer) and (left := callback.time_remaining()) is not None and left <= 0:
             limit = timedelta(seconds=round(callback.time_elapsed() + left))
             return f"trainer.max_time: {limit} of training"
     return "a callback, which set trainer.should_stop"
-
-
-def _because(callback: EarlyStopping) -> str:
-    match callback.stopping_reason:
-        case EarlyStoppingReason.PATIENCE_EXHAUSTED:
-            least = f" by {abs(callback.min_delta):g}" if callback.min_delta else ""
-            unit = "epoch" if callback._check_on_train_epoch_end else "validation"
-            return f"has not improved{least} in {counted(callback.wait_count, unit)}"
-        case EarlyStoppingReason.STOPPING_THRESHOLD:
-            return f"has passed its stopping_threshold {callback.stopping_threshold:g}"
-        case EarlyStoppingReason.DIVERGENCE_THRESHOLD:
-            return f"has passed its divergence_threshold {callback.divergence_threshold:g}"
-        case _:
-            return "is not finite"
 
 
 def scores(metrics: Mapping[str, float]) -> str:
@@ -124,29 +88,21 @@ def scores(metrics: Mapping[str, float]) -> str:
 
 
 def finished(checkpoint: dict[str, Any], trainer: Trainer, run: str) -> str | None:
-    """Why a run has nothing left to train, and what lets it train on; None if it has.
-
-    Args:
-        checkpoint: Its last one.
-        trainer: As it is configured now.
-        run: Its name, as one types it.
-    """
-    done = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    steps, epochs, most = checkpoint["global_step"], trainer.max_epochs, trainer.max_steps
-    if epochs is not None and 0 <= epochs <= done:
-        longer = f"--trainer.max_epochs {2 * epochs}"
-        return f"this run is finished: {done:,} of {counted(epochs, 'epoch')}; {longer} trains on"
-    if 0 <= most <= steps:
-        return f"this run is finished: {steps:,} of {counted(most, 'step')}; --trainer.max_steps {2 * most} trains on"
-    for timer in callbacks_of(trainer):
-        used = checkpoint["callbacks"].get(timer.state_key, {}).get("time_elapsed", {}).get("train", 0.0)
-        if isinstance(timer, Timer) and used >= (timer.time_remaining() or math.inf):
-            return f"this run is finished: its {used:.0f} s are used up; a longer --trainer.max_time trains on"
-    for callback in trainer.early_stopping_callbacks:
+    """Why the run of this last checkpoint has nothing left to train, and how to train on; None if it has."""
+    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    limits = (("epoch", epochs, trainer.max_epochs), ("step", checkpoint["global_step"], trainer.max_steps))
+    for noun, done, limit in limits:
+        if limit is not None and 0 <= limit <= done:
+            longer = f"--trainer.max_{noun}s {2 * limit}"
+            return f"this run is finished: {done:,} of {counted(limit, noun)}; {longer} trains on"
+    for callback in callbacks_of(trainer):
         state = checkpoint["callbacks"].get(callback.state_key, {})
-        if state.get("stopped_epoch") or state.get("wait_count", 0) >= callback.patience > 0:
-            name = type(callback).__name__
-            ended = f"{name} ended it after {counted(done, 'epoch')}"
+        if isinstance(callback, Timer) and state:
+            used = state["time_elapsed"]["train"]
+            if used >= (callback.time_remaining() or math.inf):
+                return f"this run is finished: its {used:.0f} s are used up; a longer --trainer.max_time trains on"
+        if isinstance(callback, EarlyStopping) and state.get("stopping_reason"):
+            ended = f"{type(callback).__name__} ended it after {counted(epochs, 'epoch')}"
             return f"this run is finished: {ended}; --init_from {run} would start a new one"
     return None
 
@@ -155,11 +111,9 @@ def out_of_memory(error: RuntimeError) -> str | None:
     """What to do where the memory of the GPU, or of the CPU, was not enough; None for another error."""
     # CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.20 GiB is free.
     # […] DefaultCPUAllocator: can't allocate memory: you tried to allocate 2147483648 bytes. Error code 12 (…)
-    said = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2]
-    if not any(sign in said for sign in ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")):
+    text = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2]
+    if not re.search("out of memory|can't allocate memory|STATUS_ALLOC_FAILED", text):
         return None
-    said = ". ".join(said.split(". ")[:3]).rstrip(".")
-    return (
-        f"{said}. A smaller --data.batch_size needs less, and --data.eval_batch_size where images are scored; "
-        "--trainer.accumulate_grad_batches N sums up N batches for a step"
-    )
+    reason = ". ".join(text.split(". ")[:3]).removesuffix(".")
+    advice = "A smaller --data.batch_size needs less, and --data.eval_batch_size where images are scored"
+    return f"{reason}. {advice}; --trainer.accumulate_grad_batches N sums up N batches for a step"

@@ -1,71 +1,112 @@
 """``lightning bench``: how fast a configuration trains on this machine, and what limits it.
 
 The feed alone, the bare loop that one would write by hand, and ``Trainer.fit`` do the same work, in turns, over several
-rounds of one process; and so do the rungs of :mod:`ladder`. Medians over the rounds are shown.
-Nothing is left behind but the file of ``--json``.
+rounds of one process; medians over the rounds are shown. Nothing is left behind but the file of ``--json``.
 """
 
 import copy
-import itertools
 import json
 import shlex
+import statistics
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
+from pydantic import Field
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.progress import track
 from rich.table import Table
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from resnet18.cli.program import Program
-from resnet18.commands import on_one_device
-from resnet18.commands.ladder import COMPILED, Ladder, rungs
-from resnet18.commands.measure import (
-    HALF,
-    TRUE,
-    Measured,
-    Nothing,
-    Probe,
-    bare,
-    extra_ms,
-    limited_by,
-    pull,
-    stopped_at_once,
-)
+from resnet18.cli.trainer_parts import as_list
+from resnet18.commands import OneDevice
+from resnet18.commands.measure import Clock, Probe, bare, pull, ready_ahead, stopped_at_once
 from resnet18.engine.checkpointing import BestCheckpoint, LastCheckpoint
-from resnet18.errors import RunError, UsageError, counted
+from resnet18.errors import RunError, counted
 from resnet18.storage.provenance import measured_with, provenance
 
 ROUNDS = 3
 FEED_S = 0.3  # seconds that the feed alone is measured for at least: a batch of a resident one takes next to none
 SPARE = 200  # more steps than are ever taken beside the timed ones
-RUNG_SHARE = 10  # a rung takes a tenth of the steps
+BOUND = 0.8  # the share of a step from which one thing is said to limit it
 FEED, BARE, FIT = "the feed alone", "the bare loop", "Trainer.fit"
 
 
-class Bench(Program):
+@dataclass
+class Measured:
+    """A loop's times, one clock a round."""
+
+    name: str
+    batch_size: int
+    clocks: list[Clock] = field(default_factory=list)
+
+    @property
+    def ms(self) -> float:
+        return statistics.median(clock.step_ms for clock in self.clocks)
+
+    @property
+    def host(self) -> float | None:
+        """Milliseconds that Python needs to issue a step; on an accelerator only."""
+        return statistics.median(times) if (times := [ms for clock in self.clocks for ms in clock.host_ms]) else None
+
+    @property
+    def images_per_s(self) -> float:
+        return 1000 * self.batch_size / self.ms
+
+    @property
+    def peak_bytes(self) -> int | None:
+        return max((clock.peak_bytes for clock in self.clocks if clock.peak_bytes is not None), default=None)
+
+    def record(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return {
+            "name": self.name,
+            "images_per_s": self.images_per_s,
+            "ms_a_step": self.ms,
+            "host_ms_a_step": self.host,
+            "peak_memory_bytes": self.peak_bytes,
+            "first_step_s": self.clocks[0].first_s,
+            "rounds_ms_a_step": [clock.step_ms for clock in self.clocks],
+        }
+
+
+def extra_ms(fit: Measured, bare: Measured) -> float:
+    """What ``Trainer.fit`` takes longer than the bare loop, in ms a step: the median of the rounds' differences."""
+    return statistics.median(one.step_ms - other.step_ms for one, other in zip(fit.clocks, bare.clocks, strict=True))
+
+
+def limited_by(feed: Measured, bare: Measured, fit: Measured) -> str:
+    """What limits a configuration, in a line."""
+    step, extra = f"{fit.ms:,.1f} ms of a step", extra_ms(fit, bare)
+    alone = f"the feed alone takes {feed.ms:,.1f} of the {step}"
+    if feed.ms >= BOUND * fit.ms:
+        return f"feed-bound: {alone}; more workers or smaller images would help"
+    if fit.host is not None and fit.host >= BOUND * fit.ms:
+        remedy = "a larger batch or model.compile would help"
+        return f"host-bound: to issue a step takes Python {fit.host:,.1f} of the {step}; {remedy}"
+    if fit.host is None and extra >= (1 - BOUND) * fit.ms:
+        return f"host-bound: the Trainer itself takes {extra:,.1f} of the {step}; a larger batch would help"
+    issued = "" if fit.host is None else f", to issue one {fit.host:,.1f}"
+    return f"device-bound: {alone}{issued}; the rest is computing"
+
+
+class Bench(OneDevice):
     """The command, parsed and made; :meth:`start` measures and prints."""
 
     resumed: Path | None = None
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
-        parser.add_argument("--steps", type=int, default=20, help="Timed steps of each loop; more of them on a GPU.")
+        kind, text = Annotated[int, Field(ge=1)], "Timed steps of each loop; more of them on a GPU."
+        parser.add_argument("--steps", type=kind, default=20, help=text)
         parser.add_argument("--json", type=str | None, help="File for everything that was measured.")
-        parser.add_argument("--ladder", type=bool, default=True, help="Measure the loop from stock to this one, too.")
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        # One process is measured, whatever number is to train.
-        one = on_one_device(self.config_init["trainer"]["devices"])
-        return super().instantiate_trainer(**one, **kwargs, enable_progress_bar=False)
 
     def start(self) -> None:
         """Measures, prints, and writes the file.
@@ -74,219 +115,115 @@ class Bench(Program):
             UsageError: For a value that can't be measured with.
             RunError: For a file that can't be written.
         """
-        if self.config.steps < 1:
-            raise UsageError(f"steps must be at least 1, not {self.config.steps}")
-        if self.trainer.precision not in (*HALF, *TRUE):
-            raise UsageError(f"trainer.precision: the bare loop knows {', '.join((*HALF, *TRUE))}")
-        self._try_to_write()
-        self.device = self.trainer.strategy.root_device
+        path = Path(self.config.json or "bench.json")
+        if path.is_dir() or not path.parent.is_dir():
+            raise RunError(f"json: {path} can't be written")
         self.console = Console(file=sys.stdout, highlight=False, markup=False, force_jupyter=False)
         with stopped_at_once(), tempfile.TemporaryDirectory() as place:
             self.directory = Path(place)
-            self._set_up()
-            self._title()
-            rows = self._rows()
-            self._show_rows(rows)
-            ladder = self._rungs(self.ladder) if self.ladder else []
-            if ladder:
-                self._show_ladder(ladder)
-        limit = limited_by(*rows)
-        self.console.print(limit, soft_wrap=True)
+            result = self.results()
         if self.config.json:
-            self._write(rows, ladder, limit)
+            path.write_text(json.dumps(result, indent=2) + "\n")
 
-    def _try_to_write(self) -> None:
-        if not self.config.json:
-            return
-        path = Path(self.config.json)
-        there = path.exists()
-        try:
-            with path.open("a"):
-                pass
-        except OSError as error:
-            raise RunError(f"json: {path} can't be written: {error.strerror}") from None
-        if not there:
-            path.unlink()
-
-    def _set_up(self) -> None:
-        try:
-            self.datamodule.prepare_data()
-            self.datamodule.setup("fit")
-        except (ValueError, TypeError) as error:
-            raise self._refused(error, "data") from error
-        self._try_recipe()
-        schedule = self.model.make_schedule(self.model.make_optimizer(), total_steps=1)
-        if isinstance(schedule, ReduceLROnPlateau):
-            self.model.schedule = None  # it waits for a validation, and there is none
-        # A copy, and before the model belongs to a Trainer.
-        self.ladder = Ladder(self.model, self.datamodule) if self.config.ladder else None
-        self.weights = {name: value.clone() for name, value in self.model.state_dict().items()}
-        accumulate = self.trainer.accumulate_grad_batches
-        share = -(-self.config.steps // ROUNDS)
-        self.steps = -(-share // accumulate) * accumulate  # as many of the optimizer's in every block
-        self.rung_steps = -(-max(1, self.config.steps // RUNG_SHARE) // accumulate) * accumulate
-        self.epochs = max(self.config.trainer.max_epochs or 0, self.steps + SPARE)  # enough, of one batch each
-        # From here on a Trainer is given what `fit` gives it.
-        self.command = "fit"
-        self.datamodule.trainer = self._trainer_of([], as_configured=False)
-        self.loader = self.datamodule.train_dataloader()
-
-    def _trainer_of(self, callbacks: list[Any], as_configured: bool) -> Trainer:
-        """A Trainer whose run is only as long as the probe among its callbacks wants."""
-        self.config_init["best"], self.config_init["last"] = BestCheckpoint(), LastCheckpoint()
-        settings: dict[str, Any] = {
-            "callbacks": callbacks,
-            "logger": False,  # metrics.csv remains
-            "max_epochs": self.epochs,
-            "max_steps": -1,
-            "limit_val_batches": 0,
-            "fast_dev_run": False,
-        }
-        settings |= dict.fromkeys(("min_epochs", "min_steps", "max_time"))
-        return self.instantiate_trainer(**settings, **({} if as_configured else {"enable_checkpointing": False}))
-
-    def _configured_callbacks(self) -> list[Any]:
-        given = self.config_init["trainer"]["callbacks"] or []
-        given = given if isinstance(given, list) else [given]
-        # Each run its own; and without those that wait for a validation, which there is none of.
-        return [copy.deepcopy(callback) for callback in given if getattr(callback, "monitor", None) is None]
-
-    def _measure(self, model: LightningModule, probe: Probe, loader: Any, as_configured: bool = False) -> Probe:
-        given = self._configured_callbacks() if as_configured else []
-        trainer = self._trainer_of([*given, probe], as_configured)
-        self.datamodule.trainer = trainer  # the loader asks it where to begin
-        with warnings.catch_warnings():
-            # What it has to say of a run without validation, or without a model.
-            warnings.filterwarnings("ignore", module=r"lightning\.")
-            trainer.fit(model, train_dataloaders=loader)
-        return probe
-
-    def _rows(self) -> list[Measured]:
-        rows = [Measured(name, self.datamodule.batch_size) for name in (FEED, BARE, FIT)]
-        with self._progress(ROUNDS * len(rows)) as advance:
-            for _ in range(ROUNDS):
-                for row in rows:
-                    advance(row.name)
-                    row.add(self._measure_row(row.name))
-        return rows
-
-    def _measure_row(self, name: str) -> Probe:
-        if name == FEED:
-            return self._measure(Nothing(), Probe(self.steps, pull, FEED_S), self.loader)
-        self.model.load_state_dict(self.weights)
-        loop = bare if name == BARE else None
-        return self._measure(self.model, Probe(self.steps, loop), self.loader, as_configured=name == FIT)
-
-    def _rungs(self, ladder: Ladder) -> list[Measured]:
-        batch_size, loops = self.datamodule.batch_size, rungs(self.device, str(self.trainer.precision), self.datamodule)
-        shown = [Measured(rung.name, batch_size, missing=rung.missing) for rung in loops]
-        there = [(rung, measured) for rung, measured in zip(loops, shown, strict=True) if not rung.missing]
-        with self._progress(ROUNDS * len(there)) as advance:
-            for _ in range(ROUNDS):
-                for rung, measured in there:
-                    advance(rung.name)
-                    loader = self.loader if rung.own_feed else [0]  # the stock loader is the ladder's own
-                    probe = Probe(self.rung_steps, ladder.loop(rung), memory=False)
-                    measured.add(self._measure(Nothing(), probe, loader))
-        ladder.close()
-        return shown
-
-    @contextmanager
-    def _progress(self, total: int) -> Iterator[Callable[[str], None]]:
-        """A bar on a terminal; redrawn between the measurements, for a thread of its own would disturb them."""
-        columns = (BarColumn(bar_width=12), MofNCompleteColumn(), TextColumn("{task.description}"))
-        bar = Progress(*columns, console=self.console, auto_refresh=False, transient=True)
-        task, done = bar.add_task("", total=total), itertools.count()
-
-        def advance(name: str) -> None:
-            bar.update(task, completed=next(done), description=name)
-            bar.refresh()
-
-        if not self.console.is_terminal:
-            yield lambda name: None
-            return
-        with bar:
-            yield advance
-
-    def _title(self) -> None:
-        backbone, data = self.model.backbone, self.datamodule
-        count = sum(parameter.numel() for parameter in backbone.parameters())
-        self.console.print(
-            f"{type(backbone).__name__}, {count:,} parameters, on {self.device}, {self.trainer.precision}; batches of "
-            f"{data.batch_size:,}, {data.feed_note()}",
-            soft_wrap=True,
-        )
-
-    def _show_rows(self, rows: list[Measured]) -> None:
-        table = Table(box=SIMPLE_HEAD)
-        table.add_column("")
-        for column in ("images/s", "ms a step", "host ms a step", "peak memory"):
-            table.add_column(column, justify="right", no_wrap=True)
-        for row in rows:
-            host = "–" if row.host is None else f"{row.host:,.2f}"
-            memory = f"{max(row.peak_bytes) / 1e9:.2f} GB" if row.peak_bytes else "not measured"
-            table.add_row(row.name, f"{row.images_per_s:,.0f}", f"{row.ms:,.2f}", host, memory)
-        self.console.print(table)
-        _, bare_row, fit_row = rows
-        extra = extra_ms(fit_row, bare_row)
-        notes = [
-            f"medians of {ROUNDS} rounds of {counted(self.steps, 'step')}, in turns, after a warm-up",
-            f"Trainer.fit − bare loop: {extra:+.2f} ms a step, {100 * extra / bare_row.ms:+.1f} %",
-        ]
-        asked = self.config.trainer.devices
-        if asked not in (1, "1", "auto") and not (isinstance(asked, list) and len(asked) == 1):
-            notes.append(f"on one device, not on trainer.devices = {asked}")
-        if self.device.type != "cuda":
-            notes.append("host ms, to issue a step before the device is done with it, has no meaning on a CPU")
-            notes.append("peak memory is the resident set of this process, libraries included, workers not")
-        if self.model.backbone._compiled_call_impl is not None:
-            notes.append(f"compiled in {bare_row.first_s[0] - bare_row.ms / 1000:,.1f} s, which is not counted")
-        self.console.print("\n".join(notes), soft_wrap=True)
-
-    def _show_ladder(self, ladder: list[Measured]) -> None:
-        table = Table(box=SIMPLE_HEAD)
-        table.add_column("the bare loop")
-        for column in ("images/s", "× before", "× first", "compiled in"):
-            table.add_column(column, justify="right", no_wrap=True)
-        there = [rung for rung in ladder if not rung.missing]
-        before = there[0]
-        for rung in there:
-            compiled = rung.first_s[0] - rung.ms / 1000 if rung.name == COMPILED else None
-            table.add_row(
-                rung.name,
-                f"{rung.images_per_s:,.0f}",
-                f"{before.ms / rung.ms:.2f}",
-                f"{there[0].ms / rung.ms:.2f}",
-                "" if compiled is None else f"{compiled:,.1f} s",
-            )
-            before = rung
-        self.console.print(table)
-        for rung in ladder:
-            if rung.missing:
-                self.console.print(f"without {rung.name.removeprefix('+ ')}: {rung.missing}", soft_wrap=True)
-
-    def _write(self, rows: list[Measured], ladder: list[Measured], limit: str) -> None:
-        result = {
+    def results(self) -> dict[str, Any]:
+        """What was measured, printed too; ``directory`` takes the runs."""
+        self.set_up()
+        rows = self.in_turns((FEED, BARE, FIT), self.measure_row)
+        limit = limited_by(*rows)
+        self._print(*rows)
+        self.console.print(limit, soft_wrap=True)
+        return {
             "command": shlex.join(["lightning", "bench", *self.arguments]),
             "rounds": ROUNDS,
             "steps_a_round": self.steps,
-            "steps_a_round_of_a_rung": self.rung_steps,
             "batch_size": self.datamodule.batch_size,
             "device": str(self.device),
             "precision": self.trainer.precision,
             "rows": [row.record() for row in rows],
             "trainer_extra_ms_a_step": extra_ms(rows[2], rows[1]),
-            "ladder": [rung.record() for rung in ladder],
             "limit": limit,
             **measured_with(provenance(self.config.seed_everything, self.datamodule.split_hash)),
         }
-        Path(self.config.json).write_text(json.dumps(result, indent=2) + "\n")
+
+    def set_up(self) -> None:
+        """Loads the data, and says what is measured."""
+        data, self.device = self.datamodule, self.trainer.strategy.root_device
+        self.load_data()
+        if isinstance(self.model.make_schedule(self.model.make_optimizer(), total_steps=1), ReduceLROnPlateau):
+            self.model.schedule = None  # it waits for a validation, and there is none
+        self.weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+        accumulate = self.trainer.accumulate_grad_batches
+        self.steps = -(-self.config.steps // (ROUNDS * accumulate)) * accumulate  # whole steps of the optimizer
+        self.command = "fit"  # from here on a Trainer is given what `fit` gives it
+        data.trainer = self.trainer_of([])
+        self.loader = data.train_dataloader()
+        batches = f"batches of {data.batch_size:,}, {data.feed_note()}"
+        self.console.print(f"{self.title()}; {batches}", soft_wrap=True)
+
+    def trainer_of(self, callbacks: list[Any], **settings: Any) -> Trainer:
+        """A Trainer whose run is only as long as the probe among its callbacks wants."""
+        self.config_init["best"], self.config_init["last"] = BestCheckpoint(), LastCheckpoint()
+        epochs = max(self.config.trainer.max_epochs or 0, self.steps + SPARE)  # enough, of one batch each
+        endless = {"max_epochs": epochs, "max_steps": -1, **dict.fromkeys(("min_epochs", "min_steps", "max_time"))}
+        lean = {"limit_val_batches": 0, "fast_dev_run": False, "logger": False, "enable_checkpointing": False}
+        return self.instantiate_trainer(**{**endless, **lean, **settings, "callbacks": callbacks})
+
+    def fit(self, model: LightningModule, probe: Probe, loader: Any, callbacks: Any = (), **settings: Any) -> Clock:
+        trainer = self.datamodule.trainer = self.trainer_of([*callbacks, probe], **settings)  # the loader asks it
+        with warnings.catch_warnings():
+            # What it has to say of a run without validation, or without a model.
+            warnings.filterwarnings("ignore", module=r"lightning\.")
+            trainer.fit(model, train_dataloaders=loader)
+        return probe.clock
+
+    def measure_row(self, name: str) -> Clock:
+        if name == FEED:
+            self.datamodule.trainer = self.trainer_of([])
+            clock = Clock(self.device, self.steps, FEED_S, ready_ahead(self.loader))
+            pull(self.loader, self.device, clock)
+            return clock
+        self.model.load_state_dict(self.weights)
+        if name == BARE:
+            return self.fit(self.model, Probe(self.steps, bare), self.loader)
+        trainer = self.config_init["trainer"]
+        # Those that watch a metric wait for a validation, and there is none. Each run has its own copies.
+        given = [copy.deepcopy(one) for one in as_list(trainer["callbacks"]) if getattr(one, "monitor", None) is None]
+        settings = {"enable_checkpointing": trainer["enable_checkpointing"]}
+        return self.fit(self.model, Probe(self.steps), self.loader, given, **settings)
+
+    def in_turns(self, names: Sequence[str], measure: Callable[[str], Clock]) -> list[Measured]:
+        """Measures each of the loops once a round."""
+        rows = [Measured(name, self.datamodule.batch_size) for name in names]
+        # Redrawn between the measurements: a thread of its own would disturb them.
+        bar: dict[str, Any] = {"auto_refresh": False, "transient": True, "disable": not self.console.is_terminal}
+        for row in track(ROUNDS * rows, "measuring", console=self.console, **bar):
+            row.clocks.append(measure(row.name))
+        return rows
+
+    def _print(self, feed: Measured, bare: Measured, fit: Measured) -> None:
+        table = Table(box=SIMPLE_HEAD)
+        table.add_column("")
+        for column in ("images/s", "ms a step", "host ms a step", "peak memory")[: 2 if fit.host is None else 4]:
+            table.add_column(column, justify="right", no_wrap=True)
+        for row in (feed, bare, fit):
+            cells = [f"{row.images_per_s:,.0f}", f"{row.ms:,.2f}"]
+            if row.host is not None:
+                memory = "not measured" if row.peak_bytes is None else f"{row.peak_bytes / 1e9:.2f} GB"
+                cells += [f"{row.host:,.2f}", memory]
+            table.add_row(row.name, *cells)
+        self.console.print(table)
+        extra, compiling = extra_ms(fit, bare), bare.clocks[0].first_s - bare.ms / 1000
+        notes = [
+            f"medians of {ROUNDS} rounds of {counted(self.steps, 'step')}, in turns, after a warm-up",
+            f"Trainer.fit − bare loop: {extra:+.2f} ms a step, {100 * extra / bare.ms:+.1f} %",
+        ]
+        if self.config.trainer.devices not in (1, "1", "auto"):
+            notes.append(f"on one device, not on trainer.devices = {self.config.trainer.devices}")
+        if compiling > 1:
+            notes.append(f"the first step took {compiling:,.1f} s longer, which is not counted")
+        self.console.print("\n".join(notes), soft_wrap=True)
 
 
 def run(command: str, arguments: list[str]) -> None:
     """What ``lightning bench ARGUMENTS`` does."""
-    program = Bench(command, arguments)
-    try:
-        program.start()
-    finally:
-        program.datamodule.teardown("fit")
+    Bench(command, arguments).run()

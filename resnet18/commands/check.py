@@ -1,62 +1,53 @@
 """``lightning check``: the first minute with a configuration, before it trains.
 
 It takes what ``fit`` takes, looks at the data, the network and the optimizer that the configuration makes, on its
-device and in its precision, and says what it found, a line each. It leaves nothing behind but a picture of the first
+device and in its precision, and prints a line for each finding. It leaves nothing behind but a picture of the first
 batch.
-See :mod:`resnet18.commands.check_data` for where the looks come from.
 """
 
 import itertools
-import textwrap
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
+from textwrap import shorten
+from typing import Annotated
 
-from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser
+from pydantic import Field
 from rich.console import Console
+from rich.table import Table
 from rich.text import Text
-from torch.optim import Optimizer
+from torch import Tensor
 
 from resnet18.cli.arguments import say
-from resnet18.cli.program import Program
-from resnet18.commands import on_one_device
-from resnet18.commands.check_data import Finding, balance, contact_sheet, duplicates, pixels, save
+from resnet18.commands import OneDevice
+from resnet18.commands.check_data import Finding, balance, contact_sheet, duplicates, pixels, target_name
 from resnet18.commands.check_network import (
     AT_LEAST,
     Batch,
     Network,
-    at_peak,
-    by_heart,
-    failure,
     gradients,
     independence,
     loss_at_start,
     one_batch,
+    overfit,
     parameter_groups,
 )
-from resnet18.errors import RunError, UsageError, counted
-from resnet18.storage.checkpoints import start_from
+from resnet18.errors import RunError, counted
+from resnet18.storage.checkpoints import load_pretrained
 
-BATCHES = 4
-"""Batches that the loss at the start is the mean of."""
-IMAGES = 32
-"""The most of each batch that is used, so that a CPU is done in seconds."""
+BATCHES = 4  # that the loss at the start is the mean of
+IMAGES = 32  # of each batch at most, so that a CPU is done in seconds
 STYLES = {"ok": "green", "warn": "bold yellow", "wrong": "bold red", "skip": "dim"}
-INDENT = " " * 21  # of what stands below a finding's first line
 
 
-class Check(Program):
+class Check(OneDevice):
     """The command, parsed and made; :meth:`start` looks and prints."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
+        steps = Annotated[int, Field(ge=AT_LEAST)]
         parser.add_argument("--output", type=str, default="check.png", help="The picture of the first batch to write.")
-        parser.add_argument("--steps", type=int, default=60, help="The most steps to overfit one batch.")
-
-    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        # One process looks, whatever number is to train.
-        return super().instantiate_trainer(**kwargs, **on_one_device(self.config_init["trainer"]["devices"]))
+        parser.add_argument("--steps", type=steps, default=60, help="The most steps to overfit one batch.")
 
     def start(self) -> None:
         """Looks, prints, and writes the picture.
@@ -65,27 +56,20 @@ class Check(Program):
             UsageError: For a value that the data or the optimizer refuse.
             RunError: Where anything was found to be wrong, after all was printed.
         """
-        began = time.monotonic()
-        self.console = Console(highlight=False, markup=False, soft_wrap=True, force_jupyter=False)
-        if self.config.steps < AT_LEAST:
-            raise UsageError(f"steps must be at least {AT_LEAST}, not {self.config.steps}")
+        began, data = time.monotonic(), self.datamodule
         self.picture = self._output()
+        self.console = Console(highlight=False, markup=False, force_jupyter=False)
+        if not self.console.is_terminal:
+            self.console.width = 1000  # a line each, for grep
         if self.config.init_from:
-            say(start_from(self.model.backbone, self.config.init_from))
+            say(load_pretrained(self.model.backbone, self.config.init_from))
         network = Network(self.model, self.trainer)
-        self.datamodule.prepare_data()
-        try:
-            self.datamodule.setup("fit")
-            batches = [
-                (images, labels) for images, labels in itertools.islice(self.datamodule.train_dataloader(), BATCHES)
-            ]
-        except (ValueError, TypeError) as error:
-            raise self._refused(error, "data") from error
-        self._try_recipe()
-        optimizer = at_peak(network)
-        self._title(network)
+        self.load_data()
+        batches = [batch[:2] for batch in itertools.islice(data.train_dataloader(), BATCHES)]
+        source = ", ".join(map(str, self.config_paths)) or type(data).__name__
+        self.console.print(f"{source}: {self.title()}, seed {self.config.seed_everything}\n", soft_wrap=True)
         found: list[Finding] = []
-        for finding in self._findings(network, optimizer, batches):
+        for finding in self._findings(network, batches):
             self._print(finding)
             found.append(finding)
         wrong = [finding.name for finding in found if finding.level == "wrong"]
@@ -95,77 +79,59 @@ class Check(Program):
         if wrong:
             raise RunError(f"wrong: {', '.join(wrong)}")
 
-    def _findings(self, network: Network, optimizer: Optimizer, batches: list[Batch]) -> Iterator[Finding]:
+    def _findings(self, network: Network, batches: list[Batch]) -> Iterator[Finding]:
         data = self.datamodule
-        yield balance(data)
+        assert data.train is not None
+        assert data.val is not None
+        train, val = data.train.labels.cpu(), data.val.labels.cpu()
+        yield balance(train, val, data.class_names)
         yield pixels(data)
-        yield from duplicates(data)
-        yield from self._trained(network, [network.to_device(batch, IMAGES) for batch in batches])
-        yield parameter_groups(network, optimizer)
-        yield self._picture(batches[0])
+        yield from duplicates(data, train, val)
+        yield from self._trained(network, [(images[:IMAGES], targets[:IMAGES]) for images, targets in batches])
+        yield parameter_groups(network)
+        yield self._drawn(*batches[0])
 
     def _trained(self, network: Network, batches: list[Batch]) -> Iterator[Finding]:
-        images, _ = batches[0]
-        value, algorithm = self.trainer.gradient_clip_val, self.trainer.gradient_clip_algorithm
-        clip = (float(value), "value" if algorithm == "value" else "norm") if value else None
+        batches = [(images.to(network.device), targets.to(network.device)) for images, targets in batches]
+        batch = images, _ = batches[0]
         try:
-            start = loss_at_start(network, batches)
-            apart = independence(network, images)
-            done, again = by_heart(network, batches[0], self.config.steps, clip, self.datamodule.batch_size)
-        except (RuntimeError, ValueError, TypeError) as error:
-            yield failure(images, error)
-        else:
-            yield from (start, apart, one_batch(done, again, len(images)), gradients(done, network))
+            yield loss_at_start(network, batches)
+            trace = overfit(network, batch, self.config.steps)
+            yield one_batch(trace, len(images), self.datamodule.batch_size)
+            yield gradients(trace, network)
+            yield independence(network, images)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            finding = Finding("network", f"fails on a batch of {'×'.join(map(str, images.shape))}")
+            finding.wrong(shorten(str(error), 300))
+            yield finding
 
-    def _picture(self, batch: Batch) -> Finding:
-        images, labels = batch[0][:IMAGES], batch[1][:IMAGES]
-        save(contact_sheet(images, labels, self.datamodule.class_names), self.picture)
-        return Finding(
-            "ok", "picture", f"{counted(len(images), 'training image')} as the network gets them: {self.picture}"
-        )
-
-    def _title(self, network: Network) -> None:
-        count = sum(parameter.numel() for parameter in network.backbone.parameters())
-        source = ", ".join(map(str, self.config_paths)) or type(self.datamodule).__name__
-        self.console.print(
-            f"{source}: {type(network.backbone).__name__}, {count:,} parameters, on {network.device}, "
-            f"{self.trainer.precision}, seed {self.config.seed_everything}\n"
-        )
+    def _drawn(self, images: Tensor, targets: Tensor) -> Finding:
+        images, names = images[:IMAGES], self.datamodule.class_names
+        try:
+            contact_sheet(images, [target_name(target, names) for target in targets[:IMAGES]]).save(self.picture)
+        except (OSError, ValueError) as error:
+            raise RunError(f"output: {self.picture} can't be written: {error}") from None
+        count = counted(len(images), "training image")
+        return Finding("picture", f"{count} as the network gets them: {self.picture}")
 
     def _print(self, finding: Finding) -> None:
         style = STYLES[finding.level]
-        advice = [line for sentence in finding.advice for line in self._wrapped(f"→ {sentence}", "  ")]
-        rows = _aligned(finding.table)
-        first, *rest = self._wrapped(finding.numbers)
-        self.console.print(Text.assemble((f"{finding.level:<7}", style), (f"{finding.name:<14}", "bold"), first))
-        for line in rest:
-            self.console.print(INDENT + line)
-        for line in advice:
-            self.console.print(Text(INDENT + line, style))
-        for line in rows:
-            self.console.print(Text(INDENT + line, "dim"))
-
-    def _wrapped(self, text: str, indent: str = "") -> list[str]:
-        """On a terminal, lines that fit beside the names; elsewhere one line, for grep."""
-        if not self.console.is_terminal:
-            return [text]
-        width = max(self.console.width - len(INDENT), 40)
-        return textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
-
-
-def _aligned(table: Sequence[Sequence[str]]) -> list[str]:
-    """Rows of words as lines: numbers to the right of their columns, the last column to the left."""
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    return [
-        "  ".join([*(f"{word:>{width}}" for word, width in zip(row[:-1], widths, strict=False)), row[-1]])
-        for row in table
-    ]
+        rows = Table.grid(padding=(0, 2))
+        rows.add_column(width=5)
+        rows.add_column(width=12)
+        rows.add_row(Text(finding.level, style), Text(finding.name, "bold"), finding.numbers)
+        for sentence in finding.advice:
+            rows.add_row("", "", Text(f"→ {sentence}", style))
+        if finding.table:
+            table = Table(*finding.table[0], box=None, pad_edge=False, header_style="dim", style="dim")
+            for column in table.columns[:-1]:
+                column.justify = "right"
+            for row in finding.table[1:]:
+                table.add_row(*row)
+            rows.add_row("", "", table)
+        self.console.print(rows)
 
 
 def run(command: str, arguments: list[str]) -> None:
-    """What ``lightning check ARGUMENTS`` does; raises what :mod:`resnet18.__main__` turns into an exit status."""
-    program = Check(command, arguments)
-    try:
-        program.start()
-    finally:
-        program.datamodule.teardown("fit")
+    """What ``lightning check ARGUMENTS`` does."""
+    Check(command, arguments).run()

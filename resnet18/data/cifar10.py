@@ -11,8 +11,8 @@ import numpy
 import torch
 from torchvision import datasets
 
-from resnet18.data.base import ImageDataModule, Part
-from resnet18.data.feeds.resident import Pixels
+from resnet18.data.base import AtLeast0, Fraction, ImageDataModule, Part
+from resnet18.data.feeds.resident import ImageTensors
 from resnet18.errors import RunError
 
 
@@ -38,8 +38,8 @@ class CIFAR10(ImageDataModule):
     def __init__(
         self,
         root: str = "data",
-        val_share: float = 0.1,
-        translate: int = 4,
+        val_share: Fraction = 0.1,
+        translate: AtLeast0 = 4,
         flip: bool = True,
         **kwargs: Any,
     ) -> None:
@@ -61,11 +61,11 @@ class CIFAR10(ImageDataModule):
             ) from None
         self._whole = True
 
-    def load(self, part: Part) -> Pixels:
+    def load(self, part: Part) -> ImageTensors:
         """The images and labels of one part: see :class:`~resnet18.data.base.ImageDataModule`."""
         try:
             archive = self.archive(self.root, train=part == "train")
         except RuntimeError:
             raise RunError(f"data.root: {self.archive.__name__} is not in {self.root}, or not whole") from None
         labels = torch.tensor(archive.targets, dtype=torch.int64)
-        return Pixels(torch.from_numpy(numpy.ascontiguousarray(archive.data)), labels)
+        return ImageTensors(torch.from_numpy(numpy.ascontiguousarray(archive.data)), labels)

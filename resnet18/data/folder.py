@@ -1,4 +1,4 @@
-"""One's own images: a folder for each class.
+"""Your own images: a folder for each class.
 
 DIR/train/<class>/…    the images to train on
 DIR/val/<class>/…      to validate on; without it they are cut from the training images
@@ -12,10 +12,10 @@ from typing import Any
 
 import torch
 
-from resnet18.data.base import Part
+from resnet18.data.base import AtLeast1, Part
 from resnet18.data.feeds.decode import SUFFIXES
 from resnet18.data.feeds.files import Files
-from resnet18.data.image_files import ImageFiles
+from resnet18.data.image_files import ImageFiles, Portion
 from resnet18.errors import RunError
 
 
@@ -37,14 +37,13 @@ class ImageFolder(ImageFiles):
     """
 
     folders: dict[Part, str] = {"train": "train", "val": "val", "test": "test"}  # noqa: RUF012
-    """The directory of each part."""
 
     def __init__(
         self,
         root: str,
-        crop: tuple[float, float] | None = (0.35, 1.0),
+        crop: tuple[Portion, Portion] | None = (0.35, 1.0),
         flip: bool = True,
-        batch_size: int = 64,
+        batch_size: AtLeast1 = 64,
         **kwargs: Any,
     ) -> None:
         self.root = Path(root).expanduser()
@@ -54,57 +53,48 @@ class ImageFolder(ImageFiles):
         super().__init__(crop=crop, flip=flip, batch_size=batch_size, **kwargs)
 
     def _classes(self, part: Part) -> tuple[str, ...]:
-        place = self.root / self.folders[part]
-        if not place.is_dir():
+        folder = self.root / self.folders[part]
+        if not folder.is_dir():
             if part == "train" and self.root.is_dir() and self.root.resolve().name in self.folders.values():
                 raise RunError(
-                    f"data.root: {self.root} has no {place.name}/; give {self.root.resolve().parent} instead"
+                    f"data.root: {self.root} has no {folder.name}/; give {self.root.resolve().parent} instead"
                 )
-            missing = place if self.root.is_dir() else self.root
-            raise RunError(f"data.root: there is no directory {missing}; {place / '<class>'}/ with images is expected")
-        classes = tuple(sorted(entry.name for entry in place.iterdir() if entry.is_dir() and entry.name[0] != "."))
+            missing = folder if self.root.is_dir() else self.root
+            raise RunError(f"data.root: there is no directory {missing}; {folder / '<class>'}/ with images is expected")
+        classes = tuple(sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != "."))
         if part == "train" and len(classes) < 2:
             found = f"only {classes[0]}" if classes else "none"
-            raise RunError(f"data.root: {place} should have a directory for each class, at least two; it has {found}")
+            raise RunError(f"data.root: {folder} should have a directory for each class, at least two; it has {found}")
         return classes
 
     def load(self, part: Part) -> Files:
-        """The files of one part and their labels; see :class:`~resnet18.data.feeds.files.Files`."""
-        place, classes = self.root / self.folders[part], self._classes(part)
+        folder, classes = self.root / self.folders[part], self._classes(part)
         if classes != self.class_names:
-            more = sorted(set(classes) - set(self.class_names))
-            fewer = sorted(set(self.class_names) - set(classes))
-            differences = [f"{place} lacks {', '.join(fewer[:5])}"] if fewer else []
-            differences += [f"{self.root / self.folders['train']} lacks {', '.join(more[:5])}"] if more else []
+            known, train = self.class_names, self.root / self.folders["train"]
+            lacking = {folder: sorted({*known} - {*classes}), train: sorted({*classes} - {*known})}
+            differences = [f"{place} lacks {', '.join(names[:5])}" for place, names in lacking.items() if names]
             raise RunError(f"data.root: the parts should have the same classes: {'; '.join(differences)}")
         names: list[str] = []
         labels: list[int] = []
         for label, name in enumerate(classes):
-            found = sorted(images_under(place, name))
+            found = sorted(images_under(folder, name))
             if not found and part == "train":
-                raise RunError(f"data.root: {place / name} holds no image ({', '.join(SUFFIXES)})")
+                raise RunError(f"data.root: {folder / name} holds no image ({', '.join(SUFFIXES)})")
             names += found
             labels += [label] * len(found)
-        return Files(place, names, torch.tensor(labels, dtype=torch.int64))
+        return Files(folder, names, torch.tensor(labels))
 
 
-def images_under(place: Path, folder: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
-    """The paths of the image files in a directory and those below it, links followed, circles of them not.
-
-    Args:
-        place: Where the paths start.
-        folder: The path of the directory from there.
-        above: The real paths of the directories on the way down.
-    """
-    here = os.path.realpath(place / folder)
+def images_under(root: Path, folder: str = "", above: tuple[str, ...] = ()) -> Iterator[str]:
+    """Paths from ``root`` of the image files in a folder of it and deeper; links are followed, but not in circles."""
+    here = os.path.realpath(root / folder)
     if here in above:
         return
-    with os.scandir(place / folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            name = f"{folder}/{entry.name}" if folder else entry.name
-            if entry.is_dir():
-                yield from images_under(place, name, (*above, here))
-            elif entry.name.lower().endswith(SUFFIXES):
-                yield name
+    for entry in os.scandir(here):
+        name = f"{folder}/{entry.name}" if folder else entry.name
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from images_under(root, name, (*above, here))
+        elif entry.name.lower().endswith(SUFFIXES):
+            yield name

@@ -1,14 +1,15 @@
 """ImageNet-1k (ILSVRC 2012) in its usual folders, ``train/<wnid>/`` and ``val/<wnid>/``.
 
-Russakovsky et al., https://arxiv.org/abs/1409.0575. The labels of its test images were never published, so that the
-50,000 validation images are what everyone reports. Here these are the test images, seen by ``lightning test`` alone;
-what validates is cut from the training images.
+Russakovsky et al., https://arxiv.org/abs/1409.0575. The labels of its test images were never published, so everyone
+reports the 50,000 validation images. Here these are the test images, seen by ``lightning test`` alone, and the images
+to validate on are cut from the training images.
 """
 
 from typing import Any
 
-from resnet18.data.base import Part
+from resnet18.data.base import AtLeast1, Fraction, Part
 from resnet18.data.folder import ImageFolder
+from resnet18.data.image_files import Portion
 
 
 class ImageNet(ImageFolder):
@@ -29,19 +30,19 @@ class ImageNet(ImageFolder):
     def __init__(
         self,
         root: str,
-        image_size: int = 224,
-        eval_share: float = 0.875,
-        crop: tuple[float, float] | None = (0.08, 1.0),
-        batch_size: int = 256,
-        val_share: float = 0.01,
+        image_size: AtLeast1 = 224,
+        eval_share: Portion = 0.875,
+        crop: tuple[Portion, Portion] | None = (0.08, 1.0),
+        batch_size: AtLeast1 = 256,
+        val_share: Fraction = 0.01,
         **kwargs: Any,
     ) -> None:
         super().__init__(
-            root=root,
+            root,
+            crop,
+            batch_size=batch_size,
             image_size=image_size,
             eval_share=eval_share,
-            crop=crop,
-            batch_size=batch_size,
             val_share=val_share,
             **kwargs,
         )

@@ -1,11 +1,9 @@
 """Stratified splits with a seed and a fingerprint.
 
-A share of every class goes to each part, so that a small validation set has the class balance of the whole. The
-fingerprint is stored with every run: two runs with the same one were trained, validated and tested on the same images.
+The fingerprint is stored with every run: two runs with the same one were trained and validated on the same images.
 """
 
 import hashlib
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -13,33 +11,24 @@ from torch import Tensor
 from resnet18.engine.seeding import generator
 
 
-def stratified_split(
-    labels: Tensor, share: float, seed: int, names: Sequence[str] | None = None
-) -> tuple[Tensor, Tensor]:
-    """Splits 0…N-1 into (rest, chosen), the chosen being ``share`` of every class, rounded, and at least one.
+def stratified_split(strata: Tensor, share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Splits 0…N-1 into (rest, chosen): chosen is ``share`` of every stratum, rounded, at least one and never all.
 
     Args:
-        labels: int64, N.
+        strata: int64, N. An image alone in its stratum stays in the rest.
         share: Between 0 and 1.
         seed: Other seeds choose other images.
-        names: Of the classes, for the message of the error.
 
     Returns:
-        Two ascending int64 tensors of positions in ``labels``.
-
-    Raises:
-        ValueError: Where a class has a single image, which cannot be on both sides.
+        Two ascending int64 tensors of positions in ``strata``.
     """
     if not 0 < share < 1:
         raise ValueError(f"the share to split off must lie between 0 and 1, not {share}")
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
-    for label in labels.unique().tolist():
-        members = (labels == label).nonzero().squeeze(1)
-        if len(members) < 2:
-            name = names[label] if names else label
-            raise ValueError(f"class {name} has one image only; a split needs at least two of every class")
+    chosen = torch.zeros(len(strata), dtype=torch.bool)
+    for stratum in strata.unique().tolist():
+        members = (strata == stratum).nonzero().squeeze(1)
         count = min(max(round(share * len(members)), 1), len(members) - 1)
-        order = torch.randperm(len(members), generator=generator(seed, label))
+        order = torch.randperm(len(members), generator=generator(seed, stratum))
         chosen[members[order[:count]]] = True
     return (~chosen).nonzero().squeeze(1), chosen.nonzero().squeeze(1)
 

@@ -15,15 +15,7 @@ from resnet18.errors import RunError
 
 
 class Unlabelled(ImageFiles):
-    """An image, or all below a directory; all but ``images`` comes from a checkpoint.
-
-    Args:
-        images: A file or a directory.
-        class_names: What the network tells apart.
-        mean: Of each channel, pixels counted from 0 to 1.
-        std: Likewise.
-        input_size: Channels, height and width that the network was evaluated at.
-        kwargs: The rest is :class:`~resnet18.data.image_files.ImageFiles`'s.
+    """An image, or all below a directory; all arguments but ``images`` come from a checkpoint.
 
     Raises:
         ValueError: For a network of images that are not square.
@@ -36,7 +28,7 @@ class Unlabelled(ImageFiles):
         class_names: Sequence[str],
         mean: Sequence[float],
         std: Sequence[float],
-        input_size: Sequence[int],
+        input_size: Sequence[int],  # channels, height, width
         **kwargs: Any,
     ) -> None:
         channels, height, width = input_size
@@ -46,13 +38,12 @@ class Unlabelled(ImageFiles):
         self.images, self.class_names = Path(images).expanduser(), tuple(class_names)
 
     def load(self, part: Part) -> Files:
-        """The files; their labels say nothing."""
+        if not self.images.exists():
+            raise RunError(f"images: there is no {self.images}")
         if self.images.is_dir():
             root, names = self.images, sorted(images_under(self.images))
-        elif self.images.exists():
-            root, names = self.images.parent, [self.images.name]
         else:
-            raise RunError(f"images: there is no {self.images}")
+            root, names = self.images.parent, [self.images.name]
         if not names:
             raise RunError(f"images: {root} holds no image ({', '.join(SUFFIXES)})")
-        return Files(root, names, torch.zeros(len(names), dtype=torch.int64))
+        return Files(root, names, torch.zeros(len(names), dtype=torch.int64))  # the labels say nothing

@@ -1,4 +1,4 @@
-"""The two checkpoints of a run: ``best.ckpt`` by a validation metric, and ``last.ckpt`` to go on from.
+"""The two checkpoints of a run: ``best.ckpt`` by a validation metric, and ``last.ckpt`` to resume from.
 
 Two callbacks, because one ModelCheckpoint that also saves on exceptions overwrites its best file with the state of the
 crash.
@@ -7,27 +7,19 @@ crash.
 import math
 import time
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, ModelPruning, WeightAveraging
+from pydantic import Field
 from torch import Tensor
 
-from resnet18.engine.loops import (
-    at_last_batch,
-    callbacks_of,
-    ends_before_its_epoch,
-    is_between_steps,
-    loop_state,
-    start_epoch,
-    step_plateaus_after_resuming,
-    validation_follows,
-)
+from resnet18.engine import loops
 from resnet18.metrics import Mode
 from resnet18.storage.checkpoints import BEST, LAST
 
-ASKED_EVERY = 32  # steps, on several ranks
+CLOCK_EVERY = 32  # steps, on several ranks
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -41,8 +33,8 @@ class BestCheckpoint(ModelCheckpoint):
         mode: Whether more of it is better (``max``) or less (``min``); by default as the metric has it.
 
     Raises:
-        ValueError: For a metric of the test images, which would choose by them; in ``setup``, where the mode is left
-            out and the module's ``metric_modes`` have none for the metric.
+        ValueError: For a metric of the test images, which would choose by them; in ``setup``, if the mode is left out
+            and the module's ``metric_modes`` have none for the metric.
     """
 
     def __init__(self, monitor: str = "val/top1", mode: Mode | None = None) -> None:
@@ -56,6 +48,7 @@ class BestCheckpoint(ModelCheckpoint):
             save_weights_only=True,
             auto_insert_metric_name=False,
             enable_version_counter=False,
+            save_on_train_epoch_end=False,  # but right after the validation: callbacks may then change the weights
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -67,7 +60,7 @@ class BestCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Lightning forgets the best score where the directory has another path than before: in a run that was moved.
+        # Lightning forgets the best score if the directory has another path than before: in a run that was moved.
         best = {str(Path(self.dirpath or "", BEST)): score for score in state_dict["best_k_models"].values()}
         path = next(iter(best), "")
         moved = {"dirpath": self.dirpath, "best_k_models": best, "best_model_path": path, "kth_best_model_path": path}
@@ -80,100 +73,85 @@ class BestCheckpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(Checkpoint):
-    """Keeps everything that a run needs to go on, at intervals and at its end; on several ranks all take part.
+    """Keeps everything that a run needs to resume, at intervals and at its end; on several ranks all take part.
 
     Args:
-        every_n_steps: Save every so many optimizer steps; off by default.
-        every_n_minutes: Save when so many minutes have passed since the last time.
+        every_n_steps: Save every this many optimizer steps; off by default.
+        every_n_minutes: Save when this many minutes have passed since the last time; null for never.
     """
 
-    def __init__(self, every_n_steps: int | None = None, every_n_minutes: float | None = 5.0) -> None:
-        if every_n_steps is not None and every_n_steps < 1:
-            raise ValueError(f"every_n_steps must be at least 1, not {every_n_steps}")
-        if every_n_minutes is not None and not 0 < every_n_minutes < float("inf"):
-            raise ValueError(f"every_n_minutes must be above 0, not {every_n_minutes}")
+    dirpath: Path | None = None  # set by the program, which knows the run's directory
+    _counters: dict[str, Any] | None = None
+    _saved_at, _saved_step, _due = 0.0, -1, False
+
+    def __init__(
+        self,
+        every_n_steps: Annotated[int, Field(ge=1)] | None = None,
+        every_n_minutes: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = 5.0,
+    ) -> None:
         self.every_n_steps = every_n_steps
-        self.interval = 60 * every_n_minutes if every_n_minutes else None
-        self.dirpath: Path | None = None  # set by whoever knows the run's directory
-        self._saved_at = time.monotonic()
-        self._saved_step = -1
-        self._due = False
-        self._loops: dict[str, Any] | None = None
+        self.interval = 60 * every_n_minutes if every_n_minutes else None  # seconds
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self.dirpath = trainer.strategy.broadcast(self.dirpath)  # only rank 0 is sure of the run's name
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._saved_at, self._saved_step = time.monotonic(), -1
-        self._due, self._loops = False, None
-        start_epoch(trainer)
+        self._counters, self._saved_at, self._saved_step, self._due = None, time.monotonic(), -1, False
+        loops.start_epoch(trainer)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if not is_between_steps(trainer):  # a checkpoint holds no gradients
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if not loops.is_between_steps(trainer):
             return
         step = trainer.global_step
         if self.every_n_steps and step % self.every_n_steps == 0:
             self._due = True
-        if self.interval and step % (ASKED_EVERY if trainer.world_size > 1 else 1) == 0:
-            # Clocks differ between ranks, so rank 0 decides, and asking it takes a message to all of them.
+        if self.interval and step % (CLOCK_EVERY if trainer.world_size > 1 else 1) == 0:
+            # Clocks differ between ranks, so rank 0 decides, which takes a message to all of them.
             elapsed = time.monotonic() - self._saved_at > self.interval
             self._due |= bool(trainer.strategy.broadcast(elapsed)) if trainer.world_size > 1 else elapsed
-        if ends_before_its_epoch(trainer):
-            # Lightning will count the epoch as done, and a run that goes on has to train the rest of it. Asked to stop
-            # it also validates once more, of which the run that goes on is to know nothing.
+        if loops.ends_before_its_epoch(trainer):
+            # Lightning will count the epoch as done, and a resumed run has to train the rest of it. Asked to stop it
+            # also validates once more, which the resumed run is not to know.
             if trainer.should_stop:
                 self.save(trainer)
             else:
-                self._loops = loop_state(trainer)
-        elif self._due and not at_last_batch(trainer) and not validation_follows(trainer):
-            # Else it waits for the next step: Lightning would resume behind the validation, without it, and at an
-            # epoch's end what watches a metric (a ReduceLROnPlateau) is still to come.
+                self._counters = loops.loop_state(trainer)
+        elif self._due and loops.can_resume_here(trainer):  # else it waits for the next step
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        step_plateaus_after_resuming(trainer)
-        if self._due and trainer.num_training_batches == 1:  # no step of such an epoch is not its last
+        loops.step_plateaus_after_resuming(trainer)
+        if self._due and trainer.num_training_batches == 1:  # its only step is also its last
             self.save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.global_step != self._saved_step:
-            self.save(trainer, self._loops)
+            self.save(trainer, self._counters)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        if self._loops is not None:
-            checkpoint["loops"]["fit_loop"] = self._loops
+        if self._counters is not None:
+            checkpoint["loops"]["fit_loop"] = self._counters
 
-    def save(self, trainer: Trainer, loops: dict[str, Any] | None = None) -> Path:
-        """Writes the checkpoint, on all ranks together.
+    def save(self, trainer: Trainer, counters: dict[str, Any] | None = None) -> Path:
+        """Writes the checkpoint, on all ranks together; RunError if it can't be written.
 
-        Args:
-            trainer: Whose run it is.
-            loops: Counters to go on from, where the Trainer's own stand in the middle of something.
-
-        Raises:
-            RunError: Where it can't be written; the one before is untouched.
+        ``counters`` replace the Trainer's own if these are in the middle of a step, a validation or an epoch cut short.
         """
         assert self.dirpath is not None
-        self._loops = loops
         for logger in trainer.loggers:
             logger.save()
-        path = self.dirpath / LAST
-        trainer.save_checkpoint(path, weights_only=False)
-        self._loops = None
-        self._saved_at, self._saved_step, self._due = time.monotonic(), trainer.global_step, False
-        return path
+        self._counters = counters
+        trainer.save_checkpoint(self.dirpath / LAST, weights_only=False)
+        self._counters, self._saved_at, self._saved_step, self._due = None, time.monotonic(), trainer.global_step, False
+        return self.dirpath / LAST
 
 
 def complete_weights(trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Puts what Lightning's callbacks make of the weights into a checkpoint of weights alone, too.
-
-    Lightning does not tell callbacks of such a checkpoint: it would hold raw weights beside the average's score.
-    """
+    """Puts what Lightning's callbacks make of the weights into a checkpoint of weights alone, too."""
+    # Lightning does not tell callbacks of such a checkpoint: it would hold raw weights beside the average's score.
     if "optimizer_states" in checkpoint:
         return
-    for callback in callbacks_of(trainer):
+    for callback in loops.callbacks_of(trainer):
         if isinstance(callback, WeightAveraging | ModelPruning):
             callback.on_save_checkpoint(trainer, module, checkpoint)
     for name in ("current_model_state", "averaging_state"):  # to resume from
@@ -181,7 +159,7 @@ def complete_weights(trainer: Trainer, module: LightningModule, checkpoint: dict
 
 
 def end_validation(trainer: Trainer) -> None:
-    """Puts the raw weights back where Lightning's averages are being validated, for a checkpoint to resume from."""
-    for callback in callbacks_of(trainer):
+    """Puts the raw weights back while Lightning's averages are being validated, for a checkpoint to resume from."""
+    for callback in loops.callbacks_of(trainer):
         if isinstance(callback, WeightAveraging):
             callback.on_validation_epoch_end(trainer, trainer.lightning_module)

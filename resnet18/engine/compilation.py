@@ -1,4 +1,4 @@
-"""``torch.compile`` of a backbone: in place, for fixed shapes, and given up in a sentence where no compiler works."""
+"""``torch.compile`` of a backbone: in place, for fixed shapes, and given up in a sentence if no compiler works."""
 
 from textwrap import shorten
 from typing import Any
@@ -12,15 +12,14 @@ from torch import Tensor, nn
 def compile_in_place(backbone: nn.Module) -> None:
     """Compiles a network as ``nn.Module.compile`` does, so that the names in its state dict stay plain.
 
-    A graph is made for each shape of a batch. One that is smaller than another seen in evaluation mode, the last of an
-    evaluation, is not worth its own and runs eagerly. Where the compiler fails (there is no C++ compiler or no Triton,
-    or the network is more than it can do), that is said once and the network runs uncompiled from then on. An error of
-    the network's own is raised as without compilation.
+    A graph is made for each shape of a batch; in evaluation mode a batch that is smaller than an earlier one (the last)
+    runs eagerly. If the compiler fails (without a C++ compiler or Triton, or on a network it can't compile), that is
+    said once, and the network runs uncompiled from then on. The network's own errors are raised as they are.
 
     Args:
-        backbone: One tensor, N×C×H×W, in.
+        backbone: Takes one tensor, N×C×H×W.
     """
-    from torch._dynamo.exc import TorchDynamoException  # slow to import, and wanted here only
+    from torch._dynamo.exc import TorchDynamoException  # slow to import
 
     # By default the backward graph is compiled in the first backward pass, too late to start over.
     torch._functorch.config.force_non_lazy_backward_lowering = True
@@ -39,7 +38,12 @@ def compile_in_place(backbone: nn.Module) -> None:
             backbone._compiled_call_impl = None
             outputs = backbone(images)  # here the network's own errors surface as what they are
             reason = str(error).partition("\n\n")[0]
-            rank_zero_info(f"compile: {shorten(reason, 240)}; the training goes on uncompiled.")
+            rank_zero_info(f"compile: {shorten(reason, 240)}; the training continues uncompiled.")
             return outputs
 
     backbone._compiled_call_impl = call
+
+
+def is_compiled(module: nn.Module) -> bool:
+    """Whether a module runs compiled."""
+    return module._compiled_call_impl is not None

@@ -1,9 +1,10 @@
-"""Which precision a run trains in where its configuration leaves that out, and whether the machine has one at all."""
+"""Which precision a run trains in if its configuration leaves that out, and whether the machine has it at all."""
 
 import platform
 from typing import Any, NamedTuple
 
 import torch
+from torch.optim import Optimizer
 
 from resnet18.storage.class_paths import import_object
 
@@ -16,11 +17,7 @@ class Choice(NamedTuple):
 
 
 def choose_precision(accelerator: Any) -> Choice:
-    """The fastest precision that trains as well as float32 on this machine.
-
-    Args:
-        accelerator: ``trainer.accelerator``.
-    """
+    """The fastest precision that trains as well as float32 on this machine, with ``trainer.accelerator``."""
     device = _device_type(accelerator)
     if device == "mps":
         return Choice("32-true", "the precision that MPS is sure of")
@@ -30,15 +27,14 @@ def choose_precision(accelerator: Any) -> Choice:
 
 
 def emulation_warning(precision: Any, accelerator: Any) -> str | None:
-    """What to say of a precision that was asked for and that this machine emulates; None where it does not."""
+    """What to say of a precision that was asked for if this machine emulates it."""
     device = _device_type(accelerator)
     if not str(precision).startswith("bf16") or device == "mps" or has_bf16(device):
         return None
-    better = choose_precision(accelerator).precision
-    times = "" if device == "cuda" else ", far slower than float32"
+    slow = "" if device == "cuda" else ", far slower than float32"
     return (
-        f"precision {precision}: this {_name(device)} has no bf16 instructions and emulates them{times}; "
-        f"--trainer.precision {better} would be faster"
+        f"precision {precision}: this {_name(device)} has no bf16 instructions and emulates them{slow}; "
+        f"--trainer.precision {choose_precision(accelerator).precision} would be faster"
     )
 
 
@@ -64,6 +60,11 @@ def plugin_decides(plugins: Any) -> bool:
     plugins = plugins if isinstance(plugins, list) else [plugins]
     classes = [import_object(plugin.class_path) for plugin in plugins if hasattr(plugin, "class_path")]
     return any(isinstance(one, type) and issubclass(one, Precision) for one in classes)
+
+
+def unscales_itself(optimizer: Optimizer) -> bool:
+    """Whether an optimizer takes the scale off float16 gradients by itself, as fused ones do: they can't be clipped."""
+    return getattr(optimizer, "_step_supports_amp_scaling", False)
 
 
 def _device_type(accelerator: Any) -> str:

@@ -12,16 +12,17 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from resnet18.engine.loops import batches_done
 
-_MASK = (1 << 64) - 1
+MASK = (1 << 64) - 1
+STEP = 3  # another stream than those of the loaders
 
 
 def mix(*keys: int) -> int:
     """One 63-bit seed from whole numbers; near keys give unrelated seeds (splitmix64, Steele et al., OOPSLA 2014)."""
     state = 0
     for key in keys:
-        state = (state ^ (key & _MASK)) + 0x9E3779B97F4A7C15 & _MASK
-        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & _MASK
-        state = (state ^ state >> 27) * 0x94D049BB133111EB & _MASK
+        state = (state ^ (key & MASK)) + 0x9E3779B97F4A7C15 & MASK
+        state = (state ^ state >> 30) * 0xBF58476D1CE4E5B9 & MASK
+        state = (state ^ state >> 27) * 0x94D049BB133111EB & MASK
         state ^= state >> 31
     return state >> 1
 
@@ -31,15 +32,14 @@ def generator(*keys: int, device: torch.device | str = "cpu") -> torch.Generator
     return torch.Generator(device).manual_seed(mix(*keys))
 
 
-_STEP = 3  # another stream than those of the loaders
-
-
 class StepSeeding(Callback):
+    """Seeds torch's own generators, from which dropout draws, before every batch."""
+
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        seed = mix(self.seed, _STEP, batches_done(trainer), trainer.global_rank)
+        seed = mix(self.seed, STEP, batches_done(trainer), trainer.global_rank)
         # Not torch.manual_seed: before CUDA is first used that formats a stack trace at every call.
         torch.default_generator.manual_seed(seed)
         if pl_module.device.type != "cpu":

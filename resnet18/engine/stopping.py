@@ -1,12 +1,11 @@
-"""SIGTERM and SIGINT end a run at the next step's end, with a checkpoint and the shell's exit status (143, 130).
+"""Signals end a run at the next step's end, with a checkpoint and the shell's exit status (143 for SIGTERM).
 
 Lightning alone saves nothing on SIGTERM and exits 0; on several ranks it broadcasts from inside the signal handler,
-which can hang. Here the handler sets a flag, and the ranks agree on it once a step. A validation is broken off, and run
-again from its start when the run goes on.
+which can hang. Here the handler sets a flag, on which the ranks agree once a step. A validation is broken off, and run
+again from its start when the run is resumed.
 
-Under SLURM the signal that asks for a requeue (SIGUSR1, if not told otherwise) does the same, and then has the job
-requeued. Lightning saves inside that signal's handler, in the middle of a step, and into a file that ever after beats
-the one that a resume names.
+The signal by which SLURM asks for a requeue (SIGUSR1 by default) does the same, and has the job requeued. Lightning
+would save inside the handler, in the middle of a step, to a file that ever after beats the one that is to be resumed.
 """
 
 import os
@@ -23,9 +22,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_only
 
+from resnet18.engine import loops
 from resnet18.engine.checkpointing import LastCheckpoint, end_validation
-from resnet18.engine.loops import at_last_batch, before_validation, is_between_steps, loop_state, validation_follows
-from resnet18.engine.ranks import Agreement
+from resnet18.engine.ranks import AsyncMax, cluster_environment
 
 
 class Interrupted(BaseException):
@@ -33,7 +32,7 @@ class Interrupted(BaseException):
 
     Args:
         signum: The signal.
-        saved: The checkpoint to go on from, if one could be written.
+        saved: The checkpoint to resume from, if one could be written.
         requeue: Whether the signal asks for the job to be queued again.
     """
 
@@ -43,20 +42,15 @@ class Interrupted(BaseException):
 
 
 class GracefulStop(Callback):
-    """Ends the run at the next step's end; where checkpoints are off.
+    """Ends the run at the next step's end, after saving it if ``last`` is given."""
 
-    On several ranks it needs to be told in every step what they agree on: ``agreed``, by
-    :class:`~resnet18.engine.divergence.FiniteLoss`, which has something to ask all of them too.
-    """
-
-    def __init__(self) -> None:
-        self.received = 0
-        """The signal that this rank was sent, if any."""
-        self.agreed = 0
-        """The signal that any rank was sent, as all of them know by now."""
-        self._previous: dict[int, Any] = {}
+    def __init__(self, last: LastCheckpoint | None = None) -> None:
+        self.last = last
+        self.received = 0  # the signal that this rank was sent
+        self.agreed = 0  # the signal that any rank was sent; noted in every step by FiniteLoss, which asks too
+        self._previous: dict[int, Any] = {}  # handlers
         self._requeue = 0
-        self._agreement: Agreement | None = None
+        self._shared: AsyncMax | None = None
         self._shared_batches = 0
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
@@ -66,33 +60,29 @@ class GracefulStop(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.received = self.agreed = 0
-        environment = trainer._accelerator_connector.cluster_environment
+        environment = cluster_environment(trainer)
         if isinstance(environment, SLURMEnvironment) and environment.auto_requeue and environment.requeue_signal:
             self._requeue = int(environment.requeue_signal)
         if trainer.world_size > 1:
-            # Lightning's own question, which waits for the device in every step, for a flag that is no longer set.
-            trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = _nothing
-            self._agreement = Agreement(trainer)
+            loops.skip_sigterm_broadcast(trainer)
+            self._shared = AsyncMax(trainer)
         # Lightning has installed its own handlers just before.
         if threading.current_thread() is threading.main_thread():
             for signum in {int(signal.SIGTERM), int(signal.SIGINT), self._requeue or int(signal.SIGTERM)}:
                 self._previous[signum] = signal.signal(signum, self._handle)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        received = self.agreed if trainer.world_size > 1 else self.received
-        # Not before a validation, nor at an epoch's last batch, where Lightning has things left to do; see
-        # LastCheckpoint. Every rank sees the same here.
-        if received and is_between_steps(trainer) and not _waits(trainer):
-            self._stop(trainer, received, None)
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        received = self.received if self._shared is None else self.agreed
+        if received and loops.can_resume_here(trainer):
+            self._stop(trainer, received)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.num_training_batches == 1:  # no step of such an epoch is not its last
-            self._stop(trainer, self.agreed if trainer.world_size > 1 else self.received, None)
+        received = self.received if self._shared is None else self.agreed
+        if received and trainer.num_training_batches == 1:  # its only step is also its last
+            self._stop(trainer, received)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._agreement is not None:
+        if self._shared is not None:  # some ranks may have a batch more than others
             count = torch.tensor(int(sum(trainer.num_val_batches)), device=trainer.strategy.root_device)
             torch.distributed.all_reduce(count, torch.distributed.ReduceOp.MIN)
             self._shared_batches = int(count)
@@ -109,23 +99,20 @@ class GracefulStop(Callback):
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         received = self.received
-        if self._agreement is not None:
-            # What was asked a batch ago is known by now. Some ranks may have a batch more than others.
-            received = int(self._agreement.answer()[0]) if 0 < batch_idx < self._shared_batches else 0
+        if self._shared is not None:
+            # What was asked a batch ago is known by now.
+            received = int(self._shared.wait()[0]) if 0 < batch_idx < self._shared_batches else 0
             if batch_idx < self._shared_batches - 1:
-                self._agreement.ask([self.received])
+                self._shared.start([self.received])
         if received:
-            loops = loop_state(trainer)
-            before_validation(loops)
+            counters = loops.loop_state(trainer)
+            loops.rewind_validation(counters)
             end_validation(trainer)
-            self._stop(trainer, received, loops)
+            self._stop(trainer, received, counters)
 
-    def _stop(self, trainer: Trainer, received: int, loops: dict[str, Any] | None) -> None:
-        if received:
-            raise Interrupted(received, self._save(trainer, loops), requeue=received == self._requeue)
-
-    def _save(self, trainer: Trainer, loops: dict[str, Any] | None) -> str | None:
-        return None
+    def _stop(self, trainer: Trainer, received: int, counters: dict[str, Any] | None = None) -> None:
+        saved = str(self.last.save(trainer, counters)) if self.last is not None else None
+        raise Interrupted(received, saved, requeue=received == self._requeue)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         self._restore()
@@ -139,32 +126,13 @@ class GracefulStop(Callback):
         self._previous.clear()
 
 
-def _waits(trainer: Trainer) -> bool:
-    return at_last_batch(trainer) or validation_follows(trainer)
-
-
-def _nothing() -> None:
-    pass
-
-
 class SavingStop(GracefulStop, Checkpoint):
-    """Saves before it ends the run. A Checkpoint, for Lightning calls these last: the others have then seen the step.
-
-    Args:
-        last: What writes the checkpoint.
-    """
-
-    def __init__(self, last: LastCheckpoint) -> None:
-        super().__init__()
-        self.last = last
-
-    def _save(self, trainer: Trainer, loops: dict[str, Any] | None) -> str | None:
-        return str(self.last.save(trainer, loops))
+    """A Checkpoint, for Lightning calls these last: the other callbacks have seen the step that is saved."""
 
 
 @rank_zero_only
 def requeue() -> None:
-    """Has the job that this process is part of queued again, under its old number, and says what came of it."""
+    """Has SLURM queue the job of this process again, under its old number, and prints what came of it."""
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"

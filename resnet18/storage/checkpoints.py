@@ -1,7 +1,7 @@
-"""Finding and reading checkpoints, with nothing in them that could run.
+"""Checkpoints: found, read, made a model of, and taken as the start of another.
 
-Everything is read with ``weights_only=True``: tensors and plain values. A run is named by its directory, a link to it
-(``runs/digits/latest``) or a checkpoint file.
+Everything is read with ``weights_only=True``, tensors and plain values, so nothing in a checkpoint can run. A run is
+named by its directory, a link to it (``runs/digits/latest``) or a checkpoint file.
 """
 
 import difflib
@@ -22,19 +22,21 @@ from torch import Tensor, nn
 
 from resnet18.errors import RunError
 from resnet18.optimization import head_name
-from resnet18.storage.class_paths import missing_module, refuse_foreign_code
+from resnet18.storage.class_paths import import_class, missing_module, refuse_foreign_code
+from resnet18.storage.networks import prepare_stored, refuse_foreign_weights, resize_head
 
 FOLDER, BEST, LAST, PREVIOUS = "checkpoints", "best.ckpt", "last.ckpt", "previous.ckpt"
 ZIP_START = b"PK\x03\x04"
 LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # what torch.save wrote before it wrote archives
 CONFIG_KEY = "config"  # where a checkpoint keeps the configuration of its run
+PREFIX = "backbone."  # of the backbone's weights in a checkpoint
 
 
 def find_checkpoint(place: str | Path, prefer: Sequence[str] = (BEST, LAST)) -> Path:
     """The checkpoint file that a path names: itself, or the first of ``prefer`` in a run's directory.
 
     Raises:
-        RunError: Where there is none.
+        RunError: If there is none.
     """
     place = Path(place).expanduser()
     if place.is_dir():
@@ -45,6 +47,12 @@ def find_checkpoint(place: str | Path, prefer: Sequence[str] = (BEST, LAST)) -> 
     if not place.is_file():
         raise RunError(f"there is no checkpoint or run {place}{_neighbours(place)}")
     return place
+
+
+def _neighbours(place: Path) -> str:
+    siblings = [path.name for path in place.parent.iterdir()] if place.parent.is_dir() else []
+    near = difflib.get_close_matches(place.name, siblings, n=1)
+    return f"; did you mean {place.with_name(near[0])}?" if near else ""
 
 
 def run_directory(checkpoint: Path) -> Path | None:
@@ -63,61 +71,56 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         RunError: For a file that is cut off, damaged or no checkpoint, and for one that carries pickled code.
     """
     try:
-        with path.open("rb") as file:
-            start = file.read(64)
-        if start.startswith(ZIP_START):
-            _check_archive(path)
-        elif not start.startswith(LEGACY_START):  # torch would take any bytes for instructions of pickle's
-            raise RunError(f"{path} {_what_it_is(start)}")
+        _check_file(path)
         content = torch.load(path, map_location=map_location, weights_only=True)
     except RunError:
         raise
-    except pickle.UnpicklingError as error:
-        named = re.search(r"GLOBAL (\S+)", str(error))
-        if named is None:
-            raise RunError(f"{path} is damaged: {_first_line(error)}") from None
-        raise RunError(
-            f"{path} carries pickled code ({named[1]}) and was not loaded: a checkpoint holds tensors and plain values"
-        ) from None
     except EOFError:
         raise RunError(f"{path} is cut off") from None
     except Exception as error:  # whatever a damaged file makes of torch's reader
-        raise RunError(f"{path} can't be read: {_first_line(error)}") from None
+        if isinstance(error, pickle.UnpicklingError) and (code := re.search(r"GLOBAL (\S+)", str(error))):
+            only = "a checkpoint holds tensors and plain values"
+            raise RunError(f"{path} carries pickled code ({code[1]}) and was not loaded: {only}") from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+        raise RunError(f"{path} can't be read: {reason}") from None
     if not isinstance(content, dict):
         raise RunError(f"{path} holds a {type(content).__name__}, not a checkpoint or a state dict")
     return content
 
 
-def _check_archive(path: Path) -> None:
+def _check_file(path: Path) -> None:
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start.startswith(LEGACY_START):
+        return
+    if not start.startswith(ZIP_START):  # torch would take any bytes for instructions of pickle's
+        raise RunError(f"{path} {_kind_of(start)}")
     if not zipfile.is_zipfile(path):
         raise RunError(f"{path} is cut off: it begins as a checkpoint does, and its end is missing")
     with zipfile.ZipFile(path) as archive:
         if not any(name.endswith("/data.pkl") for name in archive.namelist()):
             raise RunError(f"{path} is a ZIP archive, but not a checkpoint: torch.save did not write it")
-        if damaged := archive.testzip():  # torch does not look at the checksums that it writes
+        if damaged := archive.testzip():  # torch writes checksums and does not look at them
             raise RunError(f"{path} is damaged: {damaged} is not what was written")
 
 
-def _what_it_is(start: bytes) -> str:
-    """What to say of a file that torch has not written, from its first bytes."""
+def _kind_of(start: bytes) -> str:
+    """What a file is that torch has not written, from its first bytes."""
     if not start:
         return "is empty"
     if start[0] == 0x80 and start[1:2] <= b"\x05":
         return "is a pickle that torch.save did not write, and was not loaded, for it could run code"
     line = start.decode(errors="replace").lstrip().partition("\n")[0].strip()
-    kind = (
-        f"it begins with {line[:40]!r}"
-        if line.isprintable() and "\ufffd" not in line
-        else "torch.save did not write it"
-    )
-    return f"is not a checkpoint: {kind}"
+    if not line.isprintable() or "\ufffd" in line:
+        return "is not a checkpoint: torch.save did not write it"
+    return f"is not a checkpoint: it begins with {line[:40]!r}"
 
 
 def read_resumable(place: str | Path) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint to go on from, and its content: of a broken ``last.ckpt`` the one before it, with a warning.
+    """The checkpoint to resume from and its content; if ``last.ckpt`` is broken, ``previous.ckpt`` with a warning.
 
     Raises:
-        RunError: Where neither can be read.
+        RunError: If neither can be read.
     """
     path = find_checkpoint(place, (LAST, PREVIOUS, BEST))
     try:
@@ -127,7 +130,7 @@ def read_resumable(place: str | Path) -> tuple[Path, dict[str, Any]]:
         if path.name != LAST or not previous.is_file():
             raise
         content = read_checkpoint(previous)
-        _warn(f"{error}; going on from {PREVIOUS}, step {content.get('global_step', 0):,}")
+        _warn(f"{error}; resuming from {PREVIOUS}, step {content.get('global_step', 0):,}")
         return previous, content
 
 
@@ -136,20 +139,10 @@ def _warn(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
-def _neighbours(place: Path) -> str:
-    siblings = [path.name for path in place.parent.iterdir()] if place.parent.is_dir() else []
-    near = difflib.get_close_matches(place.name, siblings, n=1)
-    return f"; did you mean {place.with_name(near[0])}?" if near else ""
-
-
 Model = TypeVar("Model", bound=LightningModule)
 
 
-def plain_values(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
+def primitives(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
     """Those that ``torch.load`` reads with ``weights_only=True``.
 
     A model made in Python holds its backbone and optimizer as objects, which are left out.
@@ -157,7 +150,15 @@ def plain_values(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in hyper_parameters.items() if name != "_instantiator" and _is_plain(value)}
 
 
-def described_model(
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return all(_is_plain(item) for item in value)
+    return value is None or type(value) in (bool, int, float, str)
+
+
+def model_from_checkpoint(
     kind: type[Model], path: Path, given: dict[str, Any], map_location: Any = "cpu", strict: bool = True
 ) -> Model:
     """The model that a checkpoint describes, with its weights.
@@ -165,7 +166,7 @@ def described_model(
     Lightning's own ``load_from_checkpoint`` calls what a checkpoint names before anyone has looked at it.
 
     Args:
-        kind: The model's class.
+        kind: The model's class, or the one that the class noted in the checkpoint is a subclass of.
         path: From a run, or from a Trainer used in Python.
         given: Arguments that the checkpoint lacks or should not decide.
         map_location: Where to, as ``torch.load`` takes it.
@@ -178,23 +179,25 @@ def described_model(
     described = checkpoint.get(kind.CHECKPOINT_HYPER_PARAMS_KEY)
     if not isinstance(described, dict) or "state_dict" not in checkpoint:
         raise RunError(f"{path} does not describe a model, so it is not a checkpoint of this project")
+    own_class = described.get("_class_path")
     described = {name: value for name, value in described.items() if name not in given and name[0] != "_"}
-    for value in described.values():
-        if isinstance(value, dict) and "dict_kwargs" in value:  # LightningCLI notes num_classes as a named one, too
-            arguments = value.get("init_args", {})
-            value["init_args"] = {name: arguments[name] for name in arguments if name not in value["dict_kwargs"]}
+    takes = prepare_stored(described)
     parser = ArgumentParser(exit_on_error=False)
-    # As the command line does, it takes arguments without a type.
-    parser.add_class_arguments(kind, "model", skip=set(given), instantiate=False, fail_untyped=False)
     try:
+        kind = import_class(own_class, kind) if own_class else kind
+        # As the command line does, it takes arguments without a type.
+        parser.add_class_arguments(kind, "model", skip=set(given), instantiate=False, fail_untyped=False)
         config = parser.parse_object({"model": described})
     except ArgumentError as error:
         if missing := missing_module(error):
             raise RunError(f"{path}: {missing}") from None
         raise RunError(f"{path} does not describe its model: {shorten(str(error), 300)}") from None
     refuse_foreign_code(config, str(path))
+    refuse_foreign_weights(config.model.get("backbone"), str(path))
     model = kind(**vars(parser.instantiate(config).model), **given)
     model.hparams.update(described)
+    if takes is None:
+        resize_head(model.get_submodule("backbone"), described["num_classes"])
     try:
         model.load_state_dict(checkpoint["state_dict"], strict=strict)
     except RuntimeError as error:
@@ -202,26 +205,15 @@ def described_model(
     return model.to(next((tensor.device for tensor in checkpoint["state_dict"].values()), "cpu"))
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, dict):
-        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
-    if isinstance(value, list | tuple):
-        return all(_is_plain(item) for item in value)
-    return value is None or type(value) in (bool, int, float, str)
-
-
-PREFIX = "backbone."
-
-
 def read_weights(source: str) -> dict[str, Tensor]:
-    """The backbone's state dict that a name stands for.
+    """The state dict of a backbone.
 
     Args:
         source: A run's directory, a checkpoint, a file with a state dict, or the name of torchvision's weights, such as
             ``ResNet18_Weights.IMAGENET1K_V1`` (which are downloaded).
 
     Raises:
-        RunError: Where there is no such thing.
+        RunError: If there is no such thing.
     """
     if not Path(source).exists() and "_Weights." in source:
         from torchvision.models import get_weight
@@ -235,41 +227,31 @@ def read_weights(source: str) -> dict[str, Tensor]:
     path = find_checkpoint(source)
     content = read_checkpoint(path)
     weights = content.get("state_dict", content)
-    if any(name.startswith(PREFIX) for name in weights):
-        weights = {name.removeprefix(PREFIX): value for name, value in weights.items() if name.startswith(PREFIX)}
+    own = {name.removeprefix(PREFIX): value for name, value in weights.items() if name.startswith(PREFIX)}
+    weights = own or weights
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise RunError(f"init_from: {path} holds no state dict")
-    return dict(weights)
+    return weights
 
 
-def start_from(backbone: nn.Module, source: str) -> str:
+def load_pretrained(backbone: nn.Module, source: str) -> str:
     """Loads weights into a backbone. A last layer for another number of classes keeps its own, fresh weights.
 
     Returns:
         What was done, in a sentence.
 
     Raises:
-        RunError: Where anything but the last layer differs in name or shape; the backbone is left as it was.
+        RunError: If anything but the last layer differs in name or shape; the backbone is left as it was.
     """
-    weights = read_weights(source)
-    own = backbone.state_dict()
-    head = head_name(backbone)
-    fresh = [
-        name
-        for name in own
-        if name.startswith(f"{head}.") and (name not in weights or weights[name].shape != own[name].shape)
-    ]
-    kept = {name: value for name, value in weights.items() if not (fresh and name.startswith(f"{head}."))}
-    expected = {name: value for name, value in own.items() if not (fresh and name.startswith(f"{head}."))}
-    differing = [f"{name} is missing" for name in expected if name not in kept]
-    differing += [f"{name} is not in the network" for name in kept if name not in expected]
-    differing += [
-        f"{name} is {tuple(kept[name].shape)}, the network's {tuple(value.shape)}"
-        for name, value in expected.items()
-        if name in kept and kept[name].shape != value.shape
-    ]
-    if differing:
+    weights, head = read_weights(source), head_name(backbone)
+    there = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    here = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
+    differing = [name for name in here | there if there.get(name) != here.get(name)]
+    fresh = any(name.startswith(f"{head}.") and name in here for name in differing)
+    if differing := [name for name in differing if not (fresh and name.startswith(f"{head}."))]:
+        listed = [f"{name} is {there.get(name, 'missing')}, here {here.get(name, 'missing')}" for name in differing[:3]]
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
-        raise RunError(f"init_from: {source} is of another architecture: {'; '.join(differing[:3])}{more}")
+        raise RunError(f"init_from: {source} is of another architecture: {'; '.join(listed)}{more}")
+    kept = {name: tensor for name, tensor in weights.items() if not (fresh and name.startswith(f"{head}."))}
     backbone.load_state_dict(kept, strict=False)
     return f"weights from {source}" + (f", a fresh {head} for the new classes" if fresh else "")

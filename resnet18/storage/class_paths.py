@@ -1,4 +1,4 @@
-"""What a configuration may call: models, optimizers, schedules, data sources, loggers, callbacks, Trainer's plugins.
+"""What a configuration may call: models, losses, metrics, optimizers, schedules, data sources, loggers, callbacks.
 
 A ``class_path`` in a YAML file or a checkpoint names code. jsonargparse checks classes against the type they stand for,
 but calls a function by any name where the type is a ``Callable``. So every class path is looked at here before
@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterator
 from functools import partial
-from typing import Any, get_type_hints
+from typing import Any, TypeVar, get_type_hints
 
 import jsonargparse
 from lightning.fabric.plugins import CheckpointIO, ClusterEnvironment
@@ -23,17 +23,22 @@ from lightning.pytorch.strategies import Strategy
 from torch.nn import Module
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import Metric
 
 from resnet18.errors import RunError
 
 KINDS = (
-    *(Module, Optimizer, LRScheduler, LightningDataModule, Logger, Callback),
+    *(Module, Metric, Optimizer, LRScheduler, LightningDataModule, Logger, Callback),
     *(Accelerator, CheckpointIO, ClusterEnvironment, LayerSync, Precision, Profiler, Strategy),
 )
+KINDS_IN_WORDS = "a model, loss, metric, optimizer, schedule, data source, logger or callback"
+MOVED = {"resnet18.loggers.WandbRun": "resnet18.storage.loggers.WandbRun"}  # in configurations of older runs
 
 # Enforce jsonargparse's own list of modules that no value may name (os, subprocess, shutil, …): it only warns by
 # default. And never build what stands in a parameter of type Any.
 jsonargparse.set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
+
+Kind = TypeVar("Kind")
 
 
 def refuse_foreign_code(config: Any, where: str) -> None:
@@ -49,8 +54,7 @@ def refuse_foreign_code(config: Any, where: str) -> None:
     for key, value in callables(config):
         if not _allowed(value):
             name = f"{getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', value)}"
-            kinds = "a model, optimizer, schedule, data source, logger or callback"
-            raise RunError(f"{where}: {key} names {name}, which is not {kinds}; it was not called")
+            raise RunError(f"{where}: {key} names {name}, which is not {KINDS_IN_WORDS}; it was not called")
 
 
 def _allowed(value: Any) -> bool:
@@ -83,10 +87,27 @@ def callables(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
         yield key, config
 
 
-def missing_module(error: Exception) -> str:
-    """What to say where jsonargparse could not import what a class path names; empty for any other error."""
-    found = re.search(r"No module named '([\w.]+)'", str(error))
-    return f"there is no module {found[1]}; put its folder on sys.path, or install it" if found else ""
+def current_paths(config: Any) -> Any:
+    """A configuration with the class paths of today; a copy."""
+    if isinstance(config, dict):
+        return {name: current_paths(value) for name, value in config.items()}
+    if isinstance(config, list):
+        return [current_paths(value) for value in config]
+    return MOVED.get(config, config) if isinstance(config, str) else config
+
+
+def import_class(path: str, kind: type[Kind]) -> type[Kind]:
+    """The class of a kind that a class path names; its module is imported, unless jsonargparse refuses to.
+
+    Raises:
+        ArgumentError: Where there is none, or it is of another kind.
+    """
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--model", type=type[kind])
+    try:
+        return parser.parse_args([f"--model={path}"]).model
+    except (ImportError, AttributeError) as error:
+        raise jsonargparse.ArgumentError(None, str(error)) from None
 
 
 def import_object(path: str) -> Any:
@@ -101,3 +122,16 @@ def import_object(path: str) -> Any:
                 value = getattr(value, name, None)
             break
     return value
+
+
+def missing_module(error: Exception) -> str:
+    """What to say where jsonargparse could not import what a class path names; empty for any other error."""
+    found = re.search(r"No module named '([\w.]+)'", str(error))
+    return f"there is no module {found[1]}; put its folder on sys.path, or install it" if found else ""
+
+
+def parameter_names(made: Any) -> list[str]:
+    """The parameters of a class or function that a configuration can give, those behind ``**kwargs`` included."""
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    add = parser.add_class_arguments if isinstance(made, type) else parser.add_function_arguments
+    return add(made, fail_untyped=False)

@@ -6,7 +6,7 @@ import os
 import struct
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,16 @@ X_AXIS = "trainer/global_step"  # under which WandbLogger logs the step
 
 
 class MetricsFile(Logger):
-    """One CSV row for every time something is logged: epoch, step, and a column a metric.
+    """One CSV row each time something is logged: epoch, step, and a column for each metric.
 
-    Rows are flushed one by one, so a killed run keeps what it logged. Lightning's CSVLogger deletes the file of an
-    earlier run in the directory; this one goes on with it, from the step at which a run resumes.
+    Rows are flushed one by one, so a killed run keeps what it logged. Lightning's CSVLogger deletes an earlier file.
 
     Args:
         path: The file; its directory exists by the time of the first row.
         resume_step: Keep the rows of an earlier file that come before this optimizer step.
     """
+
+    name, version = "metrics", ""  # type: ignore[assignment]  # of Logger's interface
 
     def __init__(self, path: Path, resume_step: int | None = None) -> None:
         super().__init__()
@@ -40,21 +41,11 @@ class MetricsFile(Logger):
         if resume_step is not None and path.exists():
             with path.open(newline="") as file:
                 reader = csv.DictReader(file)
-                # Lightning counts logged steps from 0: a checkpoint after step n has logged 0…n-1. A row that a power
-                # cut has torn lacks columns.
-                whole = (row for row in reader if None not in row.values())
+                whole = (row for row in reader if None not in row.values())  # a row torn by a power cut lacks columns
+                # Lightning counts logged steps from 0: a checkpoint after step n has logged 0…n-1.
                 self._rows = [row for row in whole if int(row["step"] or 0) < resume_step]
                 self._columns = list(reader.fieldnames or self._columns)
 
-    @property
-    def name(self) -> str:
-        return "metrics"
-
-    @property
-    def version(self) -> str:
-        return ""
-
-    @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Nothing: the run's ``config.yaml`` has them."""
 
@@ -67,17 +58,29 @@ class MetricsFile(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        row = {
-            "step": str(step if step is not None else ""),
-            **{name: f"{value:.6g}" for name, value in metrics.items()},
-        }
+        row = {name: f"{value:.6g}" for name, value in metrics.items()} | {"step": "" if step is None else str(step)}
         if "epoch" in metrics:
             row["epoch"] = str(int(metrics["epoch"]))
         self._rows.append(row)
+        new = [name for name in row if name not in self._columns]
+        self._columns += new
         try:
-            self._write(row)
+            if self._written and not new:
+                with self.path.open("a", newline="") as file:
+                    csv.DictWriter(file, self._columns).writerow(row)
+            else:
+                self._write_all()
         except OSError as error:
             raise RunError(f"{self.path} can't be written: {error.strerror}") from None
+
+    def _write_all(self) -> None:
+        partial = self.path.with_suffix(".partial")
+        with partial.open("w", newline="") as file:
+            writer = csv.DictWriter(file, self._columns)
+            writer.writeheader()
+            writer.writerows(self._rows)
+        partial.replace(self.path)
+        self._written = True
 
     def rows(self) -> list[tuple[int, dict[str, float]]]:
         """Step and metrics of every row that has a step."""
@@ -87,29 +90,13 @@ class MetricsFile(Logger):
             if row["step"]
         ]
 
-    def _write(self, row: dict[str, str]) -> None:
-        new = [name for name in row if name not in self._columns]
-        if new or not self._written:
-            self._columns += new
-            partial = self.path.with_suffix(".partial")
-            with partial.open("w", newline="") as file:
-                writer = csv.DictWriter(file, self._columns)
-                writer.writeheader()
-                writer.writerows(self._rows)
-            partial.replace(self.path)
-            self._written = True
-        else:
-            with self.path.open("a", newline="") as file:
-                csv.DictWriter(file, self._columns).writerow(row)
-
 
 class WandbRun(WandbLogger):
     """Lightning's, with a W&B run that holds every row once, however often it was killed and resumed.
 
-    W&B writes a file for each start, a part of the run, and in blocks: a process that is killed loses its last rows, or
-    has logged some beyond the checkpoint that the run goes on from. The former are taken from ``metrics.csv``, the
-    latter not logged again. Every metric is drawn over the optimizer's steps, in ``wandb leet`` too, which knows
-    no ``*``.
+    W&B writes a file, a part of the run, for each start, and in blocks: a killed process loses its last rows, or has
+    logged some beyond the checkpoint that the run resumes from. The former are taken from ``metrics.csv``, the latter
+    not logged again. Each metric is drawn over the optimizer's steps; ``wandb leet`` knows no ``*``, so by its name.
     """
 
     _stored: frozenset[tuple[int, frozenset[str]]] = frozenset()
@@ -148,9 +135,9 @@ class WandbRun(WandbLogger):
         """Step and metrics' names of the rows that the run's files hold."""
         from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
-        begun = Path(self.experiment.dir).parent
-        for part in sorted(begun.parent.glob(f"*/run-{glob.escape(self.experiment.id)}.wandb")):
-            if part.parent == begun or not part.parent.name.startswith(("run-", "offline-run-")):
+        current = Path(self.experiment.dir).parent
+        for part in sorted(current.parent.glob(f"*run-*/run-{glob.escape(self.experiment.id)}.wandb")):
+            if part.parent == current or part.parent.name.startswith("empty-"):
                 continue
             records = _whole_records(part)
             if not records:
@@ -164,14 +151,14 @@ class WandbRun(WandbLogger):
 
 
 def _whole_records(part: Path) -> list[bytes]:
-    """The records of a W&B file. One at its end that a kill has cut off is taken away.
+    """The records of a W&B file, of which W&B has no reader in Python; one cut off by a kill is taken off its end.
 
-    With it ``wandb sync`` would say that the part is incomplete, and upload none of those that follow. There is no
-    reader of W&B's own in Python. The file is LevelDB's log: chunks in blocks of 32 kB, each after 4 bytes of checksum,
-    2 of length and 1 of kind (1 for a whole record, 2, 3 and 4 for the first, a middle and the last part of one).
+    With it ``wandb sync`` would upload none of the parts that follow. The file is LevelDB's log: chunks in blocks of
+    32 kB, each after 4 bytes of checksum, 2 of length and 1 of kind (1 for a whole record, 2, 3 and 4 for the first, a
+    middle and the last part of one).
 
     Raises:
-        ValueError: For a file that is none.
+        ValueError: For another file.
     """
     content = part.read_bytes()
     place = end = HEADER
@@ -211,33 +198,37 @@ def wandb_without_questions() -> None:
 
 
 def start_wandb(logger: WandbLogger, metrics_file: MetricsFile) -> None:
-    """Starts the run that the logger stands for, or goes on with it.
+    """Starts or resumes the logger's run, offline if it can't go online, which is printed then.
 
-    Where it can't go online it goes offline, and says so. Without this an online run without a login asks on the
-    terminal, and one without a network hangs.
+    Without this an online run without a login would ask on the terminal, and one without a network hang.
     """
     import wandb
 
-    # WandbLogger passes a setting that W&B has retired, and warns about, in every run.
-    logger._wandb_init.pop("anonymous", None)
-    # WandbLogger's own default, but the parser hands it None. Without it W&B's server would take a part for the whole.
-    logger._wandb_init["resume"] = logger._wandb_init.get("resume") or "allow"
-    online = os.environ["WANDB_MODE"] == "online"
-    asked = False
+    options, online = logger._wandb_init, os.environ["WANDB_MODE"] == "online"
+    options.pop("anonymous", None)  # retired, and warned about in every run
+    options["resume"] = options.get("resume") or "allow"  # WandbLogger's own default, over which the parser puts None
+    verified = False
     try:
         # Verified before the run is begun: W&B would not let go of the name of one that it could not begin.
         if online and not wandb.login(prompt=False, verify=True):
             raise wandb.errors.UsageError("there is no API key (`wandb login`)")
-        asked = True
+        verified = True
         _ = logger.experiment
     except (wandb.errors.Error, TimeoutError) as error:
         if not online:
             raise
-        why = str(error).splitlines()[0]
-        print(f"W&B can't go online: {why}; the run is kept offline, `wandb sync` uploads it later", file=sys.stderr)
-        logger._wandb_init["mode"] = "offline"  # by now W&B has read the environment
-        if asked:
-            logger._wandb_init["id"] = f"{logger._wandb_init['id']}-offline"
+        reason = str(error).splitlines()[0]
+        print(f"W&B can't go online: {reason}; the run is kept offline, `wandb sync` uploads it later", file=sys.stderr)
+        options["mode"] = "offline"  # by now W&B has read the environment
+        if verified:
+            options["id"] = f"{options['id']}-offline"
         _ = logger.experiment
     if isinstance(logger, WandbRun) and not logger.experiment.disabled:
         logger.fill_in(metrics_file)
+
+
+def finish_wandb(loggers: Iterable[Logger], status: int) -> None:
+    """Ends the W&B runs that were started; by the status W&B shows whether they failed."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and logger._experiment is not None:
+            logger.experiment.finish(exit_code=status)

@@ -1,5 +1,6 @@
 """Where a run came from: code, versions, command, machine, seed and split, as plain values for ``provenance.json``."""
 
+import contextlib
 import importlib.metadata
 import inspect
 import os
@@ -18,23 +19,17 @@ import torch
 
 PACKAGE, STDLIB = Path(__file__).parents[1], sysconfig.get_path("stdlib")
 INSTALLED = {"site-packages", "dist-packages"}
-LARGEST = 2**20  # bytes of a file of the user's own, and characters of a diff, that a run keeps
-PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "wandb", "jsonargparse", "numpy")
+LARGEST = 2**20  # bytes of a user's file, and characters of a diff, that a run keeps
+DISTRIBUTIONS = ("resnet18", "torch", "torchvision", "lightning", "torchmetrics", "wandb", "jsonargparse", "numpy")
 
 
 def versions() -> dict[str, str]:
     """Of Python, of this project and of the packages whose numbers a result may depend on."""
-    installed = {"python": platform.python_version(), "resnet18": importlib.metadata.version("resnet18")}
-    for package in PACKAGES:
-        try:
-            installed[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            installed[package] = "not installed"
-    return installed
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in DISTRIBUTIONS}
 
 
 def _git(place: Path, *arguments: str) -> str | None:
-    # Without optional locks: looking at a repository must not get in the way of whoever commits to it meanwhile.
+    # Without optional locks: looking at a repository must not get in the way of who commits to it meanwhile.
     command = ["git", "--no-optional-locks", "-C", str(place), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=10)
@@ -44,31 +39,20 @@ def _git(place: Path, *arguments: str) -> str | None:
 
 
 def _repository(place: Path) -> dict[str, str] | None:
-    """The commit that a directory's repository is at, and what differs from it; None where there is no commit."""
+    """The commit of the repository that a directory is in and what differs from it; None without a commit."""
     sha, top = _git(place, "rev-parse", "HEAD"), _git(place, "rev-parse", "--show-toplevel")
     if sha is None or top is None:
         return None
     return {
         "directory": top.strip(),
         "sha": sha.strip(),
-        # Of the whole repository, wherever in it the directory is; `status` also names files that git doesn't know.
-        "status": _git(place, "status", "--porcelain") or "",
+        "status": _git(place, "status", "--porcelain") or "",  # names untracked files too
         "diff": (_git(place, "diff", "HEAD") or "")[:LARGEST],
     }
 
 
-def _repositories() -> dict[str, dict[str, str] | None]:
-    """That of the package, unless it is merely installed below somebody's repository; and the working directory's."""
-    tracked = _git(PACKAGE, "ls-files", "--error-unmatch", "__init__.py") is not None
-    package, here = _repository(PACKAGE) if tracked else None, _repository(Path.cwd())
-    return {"git": package, "directory_git": None if here == package else here}
-
-
 def own_sources(objects: Iterable[Any]) -> dict[str, bytes]:
-    """The files that classes and functions come from, if they are the user's own: not installed, not of this package.
-
-    Args:
-        objects: Classes and functions.
+    """The files of the user's own, neither installed nor of this package, that classes and functions come from.
 
     Returns:
         A path for each file, such as ``mynet.py`` or ``mypackage/net.py``, and its content; files above
@@ -78,10 +62,9 @@ def own_sources(objects: Iterable[Any]) -> dict[str, bytes]:
     for module in filter(None, {inspect.getmodule(made) for made in objects}):
         path = Path(getattr(module, "__file__", None) or "")
         installed = INSTALLED & set(path.parts) or any(path.is_relative_to(place) for place in (PACKAGE, STDLIB))
-        if installed or path.suffix != ".py" or not path.is_file() or path.stat().st_size > LARGEST:
-            continue
-        package = path.stem == "__init__"
-        found[module.__name__.replace(".", "/") + ("/__init__.py" if package else ".py")] = path.read_bytes()
+        if not installed and path.suffix == ".py" and path.is_file() and path.stat().st_size <= LARGEST:
+            package = "/__init__" if path.stem == "__init__" else ""
+            found[f"{module.__name__.replace('.', '/')}{package}.py"] = path.read_bytes()
     return found
 
 
@@ -92,11 +75,15 @@ def provenance(seed: int, split_hash: str) -> dict[str, Any]:
         seed: The seed of the run.
         split_hash: Fingerprint of the split, see :func:`~resnet18.data.splits.fingerprint`.
     """
+    # The package's repository, unless the package is merely installed below it, and the working directory's.
+    tracked = _git(PACKAGE, "ls-files", "--error-unmatch", "__init__.py") is not None
+    package, here = _repository(PACKAGE) if tracked else None, _repository(Path.cwd())
     return {
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "command": shlex.join(sys.argv),
         "directory": os.getcwd(),
-        **_repositories(),
+        "git": package,
+        "directory_git": None if here == package else here,
         "versions": versions(),
         "hardware": {
             "host": socket.gethostname(),
@@ -123,8 +110,8 @@ def measured_with(origin: dict[str, Any]) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()

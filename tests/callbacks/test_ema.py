@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import SGD
 
-from resnet18 import Classifier, Pixels, load_run, resnet18
+from resnet18 import Classifier, ImageTensors, load_run, resnet18
 from resnet18.callbacks.ema import RAW_WEIGHTS, WeightAverage
 from resnet18.data.feeds.resident import EvaluationLoader, TrainLoader
 from resnet18.storage.checkpoints import read_checkpoint
@@ -49,10 +49,10 @@ def fit(classifier: Classifier, *callbacks: Callback, place: Path, **more: Any) 
     return trainer
 
 
-def pixels(count: int) -> Pixels:
+def pixels(count: int) -> ImageTensors:
     numbers = torch.Generator().manual_seed(count)
     images = torch.randint(0, 256, (count, 16, 16, 3), dtype=torch.uint8, generator=numbers)
-    return Pixels(images, torch.randint(0, 10, (count,), generator=numbers))
+    return ImageTensors(images, torch.randint(0, 10, (count,), generator=numbers))
 
 
 def floats(state: Weights, prefix: str = "") -> Weights:

@@ -69,7 +69,7 @@ SPEED, TIME = r"[\d,]+ img/s", r"\d+\.\d s"
     [
         (30, ["epoch 1/1", TOP1]),
         (44, ["epoch 1/1", LOSS, TOP1]),
-        (66, ["epoch 1/1", LOSS, f"val/{LOSS}", TOP1, TIME]),
+        (66, ["epoch 1/1", LOSS, TOP1, r"norm 0\.2500", TIME]),
         (100, ["epoch 1/1", LOSS, f"val/{LOSS}", TOP1, OWN, TIME]),
         (130, ["epoch 1/1", LOSS, f"val/{LOSS}", TOP1, OWN, TOP5, SPEED, TIME]),
     ],

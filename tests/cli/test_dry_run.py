@@ -1,19 +1,15 @@
-import re
-import shutil
 import textwrap
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
-from conftest import CONFIG, DROPOUT_NET, DROPOUT_RUN, ROOT, SMALL, picture_folder, start
+from conftest import CONFIG, ROOT, SMALL, picture_folder
+from jsonargparse import Namespace
 from torch import nn
 
 import resnet18
-from resnet18.cli.dry_run import try_one_image
+from resnet18.cli.dry_run import check_forward, refused_values
 from resnet18.errors import UsageError
-from resnet18.storage.checkpoints import read_checkpoint
-from resnet18.storage.records import read_metrics
 
 NETS = """
     import torch
@@ -83,13 +79,13 @@ def test_the_model_is_left_as_it_was() -> None:
     torch.manual_seed(0)
     expected = torch.rand(2)
     torch.manual_seed(0)
-    try_one_image(model, (1, 8, 8), torch.device("cpu"))
+    check_forward(model, (1, 8, 8), torch.device("cpu"))
     assert torch.equal(torch.rand(2), expected)
     assert [module.training for module in model.modules()] == modes
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_a_network_that_fails_on_the_cpu_has_a_second_chance_on_its_device() -> None:
+def test_a_network_is_tried_on_the_device_that_will_train_it() -> None:
     class DeviceOnly(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -101,139 +97,27 @@ def test_a_network_that_fails_on_the_cpu_has_a_second_chance_on_its_device() -> 
             return self.layer(images.flatten(1))
 
     model = classifier(DeviceOnly())
-    try_one_image(model, (1, 8, 8), torch.device("meta"))
+    check_forward(model, (1, 8, 8), torch.device("meta"))
     assert model.mean.device.type == "cpu"
     with pytest.raises(UsageError, match="DeviceOnly does not fit images of 1×8×8: no CPU kernel"):
-        try_one_image(model, (1, 8, 8), torch.device("cpu"))
+        check_forward(model, (1, 8, 8), torch.device("cpu"))
+
+
+def test_values_that_mean_nothing_are_refused_by_key() -> None:
+    nan, inf = float("nan"), float("inf")
+    stop = Namespace(class_path="lightning.pytorch.callbacks.EarlyStopping", init_args=Namespace(monitor="test/loss"))
+    config = Namespace(
+        model=Namespace(optimizer=Namespace(class_path="torch.optim.SGD", init_args=Namespace(lr=inf)), mixup=nan),
+        trainer=Namespace(callbacks=[stop], max_epochs=None, max_steps=0, gradient_clip_val=inf, log_every_n_steps=-1),
+    )
+    assert [key for key, _ in refused_values(config)] == [
+        "model.optimizer.init_args.lr",
+        "model.mixup",
+        "trainer.callbacks[0].init_args.monitor",
+        "trainer.max_steps",
+        "trainer.log_every_n_steps",
+    ]
 
 
 def test_the_shipped_network_fits(lightning) -> None:
     assert lightning("fit", "--config", CONFIG, *SMALL, "--trainer.fast_dev_run", 1).status == 0
-
-
-MINE = """
-from lightning.pytorch import Callback
-
-class Mine(Callback):
-    def __init__(self, monitor: str | None = None, mode: str = "min") -> None:
-        self.monitor, self.mode = monitor, mode
-
-    def on_validation_epoch_end(self, trainer, pl_module) -> None:
-        pl_module.log("val/mine", float(abs(trainer.current_epoch - 1)))  # 1, 0, 1
-"""
-PLATEAU = ("--model.schedule", "torch.optim.lr_scheduler.ReduceLROnPlateau")
-STOPPING = ("--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (("--best.monitor", "val/loss", "--best.mode", "max"), "best.mode: max contradicts val/loss, of which less is"),
-        ((*STOPPING, "val/top1", "--trainer.callbacks.mode", "min"), "callbacks[0].mode: min contradicts val/top1, of"),
-        ((*PLATEAU, "--model.schedule.mode", "max"), "model.schedule.mode: max contradicts val/loss, of which less is"),
-        ((*STOPPING, "lr"), "trainer.callbacks[0].mode: max or min must be given; what is better is known of val/loss"),
-        (("--best.monitor", "val/mine"), "best.monitor: must be one of val/loss, val/top1, val/top5, train/loss, lr, "),
-        (
-            ("--trainer.callbacks", "mynet.Mine", "--best.monitor", "val/mine"),
-            "best.mode: max or min must be given; what is better is known of val/loss, val/top1, val/top5, train/loss",
-        ),
-        (("--trainer.callbacks", "mynet.Mine", *STOPPING, "val/mine"), "trainer.callbacks[1].mode: max or min must be"),
-        (
-            ("--trainer.callbacks", "mynet.Mine", "--trainer.callbacks.monitor", "test/top1"),
-            "trainer.callbacks[0].monitor: test/top1 would choose by the test images",
-        ),
-    ],
-)
-def test_a_direction_that_is_wrong_or_not_known_is_refused(
-    options: tuple[str, ...], message: str, lightning, tmp_path: Path
-) -> None:
-    (tmp_path / "mynet.py").write_text(DROPOUT_NET + MINE)
-    run = DROPOUT_RUN if PLATEAU[0] not in options else (*DROPOUT_RUN[:9], *DROPOUT_RUN[11:])
-    done = lightning(*run, "--trainer.max_epochs", "1", *options)
-    assert done.status == 2, done.out
-    assert message in done.err
-    assert len(done.err.splitlines()) == 1
-    assert not Path("runs").exists()
-
-
-def modes(run: str) -> list[str]:
-    """What the run's configuration says of the best epoch's, and then of every callback's, direction."""
-    config = yaml.safe_load(Path(run, "config.yaml").read_text())
-    callbacks = config["trainer"]["callbacks"] or []
-    return [config["best"]["mode"], *(one["init_args"]["mode"] for one in callbacks)]
-
-
-def test_the_epoch_of_the_lowest_loss_is_the_best_and_a_resumed_run_knows(lightning, tmp_path: Path) -> None:
-    (tmp_path / "mynet.py").write_text(DROPOUT_NET)
-    options = (*DROPOUT_RUN, "--best.monitor", "val/loss", "--run_dir", "run")
-    for more in ((*options, "--trainer.max_epochs", "1"), ("fit", "--ckpt_path", "run", "--trainer.max_epochs", "3")):
-        done = lightning(*more)
-        assert done.status == 0, done.err
-        assert modes("run") == ["min"]
-        rows = [row for row in read_metrics(Path("run")) if "val/loss" in row]
-        lowest = min(rows, key=lambda row: row["val/loss"])
-        assert read_checkpoint(Path("run/checkpoints/best.ckpt"))["global_step"] == lowest["step"] + 1
-        said = f"best    val/loss {lowest['val/loss']:.4f}, in epoch {lowest['epoch'] + 1:.0f} of {len(rows)}"
-        assert said in done.out
-    assert max(rows, key=lambda row: row["val/loss"]) != lowest
-
-
-def test_what_watches_a_metric_takes_its_direction(lightning, tmp_path: Path) -> None:
-    (tmp_path / "mynet.py").write_text(DROPOUT_NET + MINE)
-    (tmp_path / "watch.yaml").write_text(
-        """
-        trainer:
-          callbacks:
-            - {class_path: EarlyStopping, init_args: {monitor: val/top1, patience: 2, stopping_threshold: 1.0}}
-            - {class_path: EarlyStopping, init_args: {monitor: val/loss}}
-            - {class_path: mynet.Mine, init_args: {monitor: val/top5}}
-            - class_path: ModelCheckpoint
-              init_args: {dirpath: mine, filename: one, monitor: val/top1, train_time_interval: "1:00:00"}
-            - class_path: ModelCheckpoint
-              init_args: {dirpath: mine, filename: two, monitor: val/mine, mode: min}
-        """
-    )
-    done = lightning(*DROPOUT_RUN, "--config", "watch.yaml", "--trainer.max_epochs", "4", "--run_dir", "run")
-    assert done.status == 0, done.err
-    assert modes("run") == ["max", "max", "min", "max", "max", "min"]
-    rows = [row for row in read_metrics(Path("run")) if "val/top1" in row]
-    assert len(rows) == 4  # more of it does not end the run
-    assert rows[0]["val/top1"] < rows[-1]["val/top1"]
-    assert read_checkpoint(Path("mine/two.ckpt"))["epoch"] == 1
-    done = lightning("fit", "--config", "run/config.yaml", "--run_dir", "again", "--trainer.max_epochs", "1")
-    assert done.status == 0, done.err
-    assert modes("again") == modes("run")
-
-
-def test_a_callbacks_metric_chooses_the_epoch_and_one_that_is_not_there_is_named(lightning, tmp_path: Path) -> None:
-    (tmp_path / "mynet.py").write_text(DROPOUT_NET + MINE)
-    options = (*DROPOUT_RUN, "--trainer.callbacks", "mynet.Mine", "--best.mode", "min", "--trainer.max_epochs", "3")
-    done = lightning(*options, "--best.monitor", "val/mine")
-    assert done.status == 0, done.err
-    assert "best    val/mine 0.0000, in epoch 2 of 3" in done.out
-    done = lightning(*options, "--best.monitor", "val/mien")
-    assert done.status == 1
-    missing = "BestCheckpoint watches val/mien, which nothing has logged in the validation; did you mean val/mine?"
-    assert done.err == f"lightning fit: {missing}\n"
-
-
-def test_a_metric_added_to_the_models_own_is_logged_shown_and_watched(tmp_path: Path) -> None:
-    package = shutil.copytree(ROOT / "resnet18", tmp_path / "resnet18")
-    code = (package / "classifier.py").read_text()
-    added = code.replace(
-        "        collection = MetricCollection(",
-        "        from torchmetrics.classification import MulticlassF1Score\n\n"
-        '        scores["f1"] = MulticlassF1Score(num_classes)\n'
-        "        collection = MetricCollection(",
-    )
-    assert added != code
-    (package / "classifier.py").write_text(added)
-    (tmp_path / "mynet.py").write_text(DROPOUT_NET)
-    options = (*STOPPING, "val/f1", "--best.monitor", "val/f1", "--trainer.max_epochs", "2", "--run_dir", "run")
-    process = start([*DROPOUT_RUN, *options], tmp_path)
-    out, err = process.communicate(timeout=120)
-    assert process.returncode == 0, err
-    assert modes(str(tmp_path / "run")) == ["max", "max"]
-    logged = [row["val/f1"] for row in read_metrics(tmp_path / "run") if "val/f1" in row]
-    assert re.findall(r"(?m)^epoch .*  val/f1 (\S+)", out) == [f"{value:.4f}" for value in logged]
-    assert f"best    val/f1 {max(logged):.4f}, in epoch " in out

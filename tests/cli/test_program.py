@@ -1,6 +1,5 @@
 """The program by its three names, and what it answers before anything heavy is imported."""
 
-import re
 import subprocess
 import sys
 import textwrap
@@ -118,59 +117,6 @@ def shown_by(lightning, capfd: pytest.CaptureFixture[str], *arguments: object) -
 
 def test_what_is_only_shown_needs_no_weights(lightning, capfd) -> None:
     assert "flip_tta: false" in shown_by(lightning, capfd, "test", "--print_config=skip_null")
-
-
-OPTION = re.compile(r"^  (--[\w.]+)", re.MULTILINE)
-
-
-@pytest.mark.parametrize("command", __main__.COMMANDS)
-def test_help_of_a_command_is_a_page_with_its_own_options_first(command: str, lightning, capfd) -> None:
-    page = shown_by(lightning, capfd, command, "--help")
-    options = OPTION.findall(page)
-    assert len(page.splitlines()) < 120
-    assert max(map(len, page.splitlines())) <= 80
-    assert not any(markup in page for markup in ("``", ":class:", ":func:", ":mod:"))
-    own = {"fit": 7, "validate": 4, "test": 4, "predict": 6, "check": 4, "bench": 5}[command]
-    trains = command in ("fit", "check", "bench")
-    assert options[0] == "--config"
-    assert ("--ckpt_path" in options) == (command not in ("check", "bench"))
-    assert not any("." in option for option in options[:own])
-    assert ("--model.mixup" in options) == trains
-    assert ("--trainer.max_epochs" in options) == ("--experiment" in options) == (command == "fit")
-
-
-def test_help_shows_the_values_and_the_source_of_the_configuration(lightning, capfd) -> None:
-    page = shown_by(lightning, capfd, "fit", "--config", CONFIG, "--help")
-    for line in ("--data Digits", "--data.rgb false", "--data.batch_size 64", "--model.optimizer AdamW"):
-        assert f"\n  {line} " in page
-    assert "--data.image_size" not in page
-    page = shown_by(lightning, capfd, "fit", "--help", "--config", CONFIG, "--data", "ImageFolder")
-    assert "--data.image_size 128 " in page
-    assert "--data.root" in page
-
-
-def test_every_option_of_the_full_help_is_taken(lightning, capfd) -> None:
-    page = shown_by(lightning, capfd, "fit", "--config", CONFIG, "--help", "all")
-    options = OPTION.findall(page)
-    assert not any(markup in page for markup in ("``", ":class:", ":func:", "known subclasses", ".. note"))
-    assert len(page.splitlines()) < 400
-    config = yaml.safe_load(shown_by(lightning, capfd, "fit", "--config", CONFIG, "--print_config"))
-    config["data"] = config["data"]["init_args"]
-    taken = {
-        *config,
-        *(f"{group}.{name}" for group in ("model", "data", "trainer", "best", "last") for name in config[group]),
-    }
-    assert {option[2:] for option in options if not option.endswith(".help")} - {"config", "print_config"} == taken - {
-        "data.seed"
-    }
-
-
-def test_help_of_a_class_is_without_markup_and_lists_of_modules(lightning, capfd) -> None:
-    page = shown_by(lightning, capfd, "fit", "--model.backbone.help", "torchvision.models.resnet.Bottleneck")
-    assert "--model.backbone.norm_layer" in page
-    assert "known subclasses" not in page
-    assert len(page.splitlines()) < 40
-    assert "``" not in shown_by(lightning, capfd, "fit", "--trainer.callbacks.help", "EarlyStopping")
 
 
 OPAQUE = """

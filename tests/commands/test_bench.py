@@ -4,25 +4,19 @@ import ast
 import json
 import re
 import signal
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from conftest import CONFIG, ROOT, SMALL, start
+from rich.console import Console
 
-from resnet18.commands.bench import BARE, FEED, FIT, Bench
-from resnet18.commands.ladder import StockImages, stock_transform
-from resnet18.commands.measure import DRAIN_S, PROBES, Clock, Measured, PeakMemory, limited_by
-from resnet18.engine.precision import has_bf16
+from resnet18.commands.bench import BARE, FEED, FIT, Bench, Measured, limited_by
+from resnet18.commands.measure import Clock
 
 BENCH = ("bench", "--config", CONFIG, *SMALL, "--steps", "2")
-FLOAT32 = "float32, N×C×H×W, DataLoader"
-FEED_RUNG = "+ this project's resident feed"
 
 
 def consistent(row: dict[str, Any], batch_size: int) -> None:
@@ -33,18 +27,6 @@ def consistent(row: dict[str, Any], batch_size: int) -> None:
     assert row["first_step_s"] > 0
 
 
-@pytest.fixture
-def no_compiler() -> Iterator[None]:
-    """As on many machines; and compiling would take most of a minute."""
-    import torch._inductor.config as inductor
-
-    with inductor.patch({"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}):
-        torch._dynamo.reset()
-        yield
-
-
-@pytest.mark.usefixtures("no_compiler")
-@pytest.mark.filterwarnings("ignore:dynamo_pgo force disabled")
 def test_measures_prints_and_writes(lightning, tmp_path: Path) -> None:
     done = lightning(*BENCH, "--json", "bench.json")
     assert done.status == 0, done.err
@@ -52,31 +34,12 @@ def test_measures_prints_and_writes(lightning, tmp_path: Path) -> None:
     assert [row["name"] for row in result["rows"]] == [FEED, BARE, FIT]
     for row in result["rows"]:
         consistent(row, 64)
-        assert row["peak_memory_bytes"] > 100_000_000  # torch alone takes more
-        assert re.search(rf"{row['name']} +{row['images_per_s']:,.0f} .*GB\b", done.out)
+        assert re.search(rf"{row['name']} +{row['images_per_s']:,.0f} +{row['ms_a_step']:,.2f}", done.out)
     feed, bare, fit = result["rows"]
     assert feed["ms_a_step"] < bare["ms_a_step"]
     extra = [ours - alone for ours, alone in zip(fit["rounds_ms_a_step"], bare["rounds_ms_a_step"], strict=True)]
     assert result["trainer_extra_ms_a_step"] == sorted(extra)[1]
-
-    stock, layout, half, compiled, own = result["ladder"]
-    assert [rung["name"] for rung in (stock, layout, half, own)] == [
-        FLOAT32,
-        "+ channels last",
-        "+ bf16-mixed",
-        FEED_RUNG,
-    ]
-    for rung in (stock, layout, half, own) if has_bf16("cpu") else (stock, layout, own):
-        consistent(rung, 64)
-        assert re.search(rf"{re.escape(rung['name'])} +{rung['images_per_s']:,.0f} ", done.out)
-    factor = stock["ms_a_step"] / own["ms_a_step"]
-    assert re.search(rf"{re.escape(FEED_RUNG)} .* {factor:.2f}\b", done.out)
-    assert ("missing" in half) == (not has_bf16("cpu"))
-    assert half.get("missing", "") in done.out
-    assert "torch.compile fails" in compiled["missing"]
-    assert compiled["missing"] in done.out
-
-    assert result["limit"] in done.out
+    assert result["limit"] == done.out.splitlines()[-1]
     assert result["command"].startswith("lightning bench --config")
     assert result["versions"]["torch"].startswith(torch.__version__.partition("+")[0])
     assert result["hardware"]["cores"] >= 1
@@ -87,9 +50,10 @@ def test_measures_prints_and_writes(lightning, tmp_path: Path) -> None:
 
 
 def prepared(directory: Path, *options: str) -> Bench:
-    bench = Bench("bench", ["--config", str(CONFIG), *SMALL, "--ladder", "false", *options])
+    bench = Bench("bench", ["--config", str(CONFIG), *SMALL, *options])
     bench.directory = directory
-    bench._set_up()
+    bench.console = Console()
+    bench.set_up()
     return bench
 
 
@@ -112,7 +76,7 @@ def test_the_bare_loop_trains_what_the_trainer_trains(tmp_path: Path, options: t
     bench = prepared(tmp_path, "--steps", "60", *options)
     trained = []
     for name in (BARE, FIT):
-        bench._measure_row(name)
+        bench.measure_row(name)
         trained.append({key: value.clone() for key, value in bench.model.state_dict().items()})
     bare, fit = trained
     assert all(torch.equal(value, fit[name]) for name, value in bare.items())
@@ -121,7 +85,7 @@ def test_the_bare_loop_trains_what_the_trainer_trains(tmp_path: Path, options: t
 
 def test_the_trainer_runs_with_what_fit_gives_it(tmp_path: Path) -> None:
     bench = prepared(tmp_path, "--steps", "2", "--trainer.log_every_n_steps", "1")
-    bench._measure_row(FIT)
+    bench.measure_row(FIT)
     names = {type(callback).__name__ for callback in bench.datamodule.trainer.callbacks}
     assert {"StepSeeding", "TrainingLog", "FiniteLoss", "LastCheckpoint", "SavingStop"} <= names  # nothing validates
     assert (tmp_path / "metrics.csv").exists()
@@ -131,14 +95,14 @@ def test_the_trainer_runs_with_what_fit_gives_it(tmp_path: Path) -> None:
 OWN = """
 import torch
 from torch import nn
-from resnet18 import ImageDataModule, Pixels
+from resnet18 import ImageDataModule, ImageTensors
 
 class Dots(ImageDataModule):
     class_names = ("left", "right")
     mean, std, input_size = (0.5, 0.5, 0.5), (0.2, 0.2, 0.2), (3, 6, 10)
 
     def load(self, part):
-        return Pixels(torch.randint(0, 256, (40, 6, 10, 3), dtype=torch.uint8), torch.arange(40) % 2)
+        return ImageTensors(torch.randint(0, 256, (40, 6, 10, 3), dtype=torch.uint8), torch.arange(40) % 2)
 
 class MyNet(nn.Module):
     def __init__(self, num_classes: int):
@@ -155,7 +119,7 @@ def test_a_data_source_and_a_network_of_ones_own(lightning) -> None:
     plateau = ("--model.schedule", "torch.optim.lr_scheduler.ReduceLROnPlateau", "--trainer.callbacks", "EarlyStopping")
     options = ("--model.backbone", "mynet.MyNet", "--model.optimizer", "SGD", "--data", "mynet.Dots")
     watching = ("--trainer.callbacks.monitor", "val/loss", "--data.batch_size", "36")  # one batch an epoch
-    done = lightning("bench", *options, *plateau, *watching, "--steps", 2, "--ladder", "false", "--json", "r.json")
+    done = lightning("bench", *options, *plateau, *watching, "--steps", 2, "--json", "r.json")
     assert done.status == 0, done.err
     assert "MyNet, 8 parameters, on cpu, 32-true; batches of 36" in done.out
     for row in json.loads(Path("r.json").read_text())["rows"]:
@@ -165,11 +129,11 @@ def test_a_data_source_and_a_network_of_ones_own(lightning) -> None:
 @pytest.mark.parametrize(
     ("options", "status", "told"),
     [
-        (("--steps", "0"), 2, "steps must be at least 1, not 0"),
+        (("--steps", "0"), 2, "steps: "),
         (("--step", "3"), 2, "there is no option step; did you mean steps?"),
         (("--data.batch_size", "5000"), 2, "batch_size is 5000"),
-        (("--json", "nowhere/bench.json"), 1, "json: nowhere/bench.json can't be written: No such file or directory"),
-        (("--json", "."), 1, "json: . can't be written: Is a directory"),
+        (("--json", "nowhere/bench.json"), 1, "json: nowhere/bench.json can't be written"),
+        (("--json", "."), 1, "json: . can't be written"),
     ],
 )
 def test_errors_are_found_before_anything_is_measured(
@@ -198,58 +162,6 @@ def test_ctrl_c_ends_it_at_once_and_leaves_nothing(tmp_path: Path) -> None:
     assert [list(place.iterdir()) for place in places] == [[], []]
 
 
-class Time:
-    """Stands in for the clock on the wall and for a device that computes a step in 0.1 s."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now, self.device_done, self.waits = 0.0, 0.0, 0
-        monkeypatch.setattr("time.perf_counter", lambda: self.now)
-        monkeypatch.setattr("torch.accelerator.synchronize", self.wait)
-
-    def wait(self, device: torch.device) -> None:
-        self.now = max(self.now, self.device_done)
-        self.waits += 1
-
-    def issue(self, seconds: float) -> None:
-        self.now += seconds
-        self.device_done = max(self.now, self.device_done) + 0.1
-
-
-def test_the_clock_waits_for_the_device_around_a_block_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    wall = Time(monkeypatch)
-    clock = Clock(torch.device("cuda"), steps=10)
-    clock.begin()
-    wall.issue(30.0)  # compiles
-    clock.step()
-    waits = []
-    while not clock.done:
-        wall.issue(0.02)
-        clock.step()
-        waits.append(wall.waits)
-    assert clock.first_s == pytest.approx(30.1)
-    assert clock.step_ms == pytest.approx(100 * 10 / 10 + 2, abs=0.1)  # the first one's issue is not hidden
-    assert clock.host_ms == pytest.approx([20.0] * PROBES)
-    assert waits[0] == waits[9]  # from the end of the warm-up to the end of the block
-    assert len(waits) == 1 + 10 + PROBES
-
-
-def test_the_clock_lets_what_workers_had_ready_pass(monkeypatch: pytest.MonkeyPatch) -> None:
-    def warmup(seconds: float) -> int:
-        wall = Time(monkeypatch)
-        clock = Clock(torch.device("cpu"), steps=3, ahead=32)
-        clock.begin()
-        steps = 0
-        while not clock.done:
-            wall.now += seconds
-            clock.step()
-            steps += 1
-        assert clock.step_ms == pytest.approx(1000 * seconds)
-        return steps - 3
-
-    assert warmup(0.001) == 32
-    assert warmup(0.5) == 2 + DRAIN_S / 0.5  # but not for longer than that
-
-
 @pytest.mark.parametrize(
     ("feed", "host", "fit", "expected"),
     [
@@ -262,51 +174,12 @@ def test_the_clock_lets_what_workers_had_ready_pass(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_what_limits_a_configuration(feed: float, host: list[float], fit: float, expected: str) -> None:
-    rows = Measured(FEED, 64, [feed]), Measured(BARE, 64, [50.0]), Measured(FIT, 64, [fit], host)
-    assert limited_by(*rows).startswith(expected)
+    def row(name: str, ms: float, host: list[float]) -> Measured:
+        clock = Clock(torch.device("cpu"), steps=1)
+        clock.step_ms, clock.host_ms = ms, host
+        return Measured(name, 64, [clock])
 
-
-def test_stock_images_are_the_data_modules(tmp_path: Path) -> None:
-    data = prepared(tmp_path).datamodule
-    assert data.train is not None
-    mean, std = torch.tensor(data.mean).view(-1, 1, 1), torch.tensor(data.std).view(-1, 1, 1)
-    images = StockImages(data.train, stock_transform(data))
-    assert len(images) == len(data.train)
-    for number in (0, 7, len(images) - 1):
-        image, label = images[number]
-        pixels = data.train.images[number].permute(2, 0, 1) / 255
-        torch.testing.assert_close(image, (pixels - mean) / std)
-        assert label == int(data.train.labels[number])
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
-def test_the_peak_is_that_since_it_was_asked_for_and_readable_where_it_can_not_be_set_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    large = torch.ones(40_000_000)
-    whole = PeakMemory(torch.device("cpu")).read()
-    del large
-    after = PeakMemory(torch.device("cpu")).read()
-    assert whole is not None
-    assert after is not None
-    assert after < whole - 100_000_000
-
-    def forbidden(*_: object) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr(Path, "write_text", forbidden)
-    forbidden_to_set_back = PeakMemory(torch.device("cpu")).read()
-    assert forbidden_to_set_back is not None
-    assert forbidden_to_set_back >= after
-
-
-def test_where_the_system_does_not_tell_the_memory_is_not_measured(lightning, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("resnet18.commands.measure.sys", SimpleNamespace(platform="win32"))
-    monkeypatch.setitem(sys.modules, "resource", None)  # importing it fails, as on Windows
-    done = lightning(*BENCH, "--ladder", "false", "--json", "bench.json")
-    assert done.status == 0, done.err
-    assert done.out.count("not measured") == 3
-    assert [row["peak_memory_bytes"] for row in json.loads(Path("bench.json").read_text())["rows"]] == [None] * 3
+    assert limited_by(row(FEED, feed, []), row(BARE, 50.0, []), row(FIT, fit, host)).startswith(expected)
 
 
 def test_no_module_needs_what_windows_lacks_to_be_imported() -> None:

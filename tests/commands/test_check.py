@@ -4,11 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import CONFIG, SMALL, Done
 from PIL import Image
-
-from resnet18.commands.check_data import contact_sheet
 
 FINDINGS = [
     "classes",
@@ -16,9 +13,9 @@ FINDINGS = [
     "leaks",
     "labels",
     "first_loss",
-    "independence",
     "one_batch",
     "gradients",
+    "independence",
     "groups",
     "picture",
 ]
@@ -29,7 +26,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from resnet18 import ResNet
-from resnet18 import Digits, Pixels
+from resnet18 import Digits, ImageTensors
 
 
 class Data(Digits):
@@ -45,7 +42,7 @@ class Data(Digits):
         images, labels = super().load("train").images.clone(), super().load("train").labels.clone()
         if self.fault == "unseen":
             keep = labels != 7 if part == "val" else labels >= 0
-            return Pixels(images[keep] ^ (part == "val"), labels[keep])
+            return ImageTensors(images[keep] ^ (part == "val"), labels[keep])
         if self.fault == "constant":
             images[:] = 9
         if self.fault == "constant channel":
@@ -62,7 +59,7 @@ class Data(Digits):
             images, labels = torch.cat([images, images]), torch.cat([labels, labels])
         if self.fault == "two labels":
             images, labels = torch.cat([images, images[:9]]), torch.cat([labels, (labels[:9] + 1) % 10])
-        return Pixels(images, labels)
+        return ImageTensors(images, labels)
 
 
 class Small(ResNet):
@@ -165,8 +162,8 @@ def test_a_sound_configuration_is_all_right_and_leaves_a_picture_only(lightning,
     assert levels(done) == dict.fromkeys(FINDINGS, "ok")
     assert "no warnings, nothing wrong, in " in done.out.splitlines()[-1]
     assert "\x1b" not in done.out
-    assert "0.05  conv1.weight" in done.out  # the two parameter groups
-    assert "0  bn1.weight" in done.out
+    assert re.search(r"0\.05 +conv1\.weight", done.out)  # the two parameter groups
+    assert re.search(r" 0 +bn1\.weight", done.out)
     assert [path.name for path in tmp_path.iterdir()] == ["check.png"]
     with Image.open("check.png") as picture:
         assert picture.size == (8 * (96 + 8) + 8, 4 * (96 + 20 + 8) + 8)
@@ -213,10 +210,14 @@ NETWORKS = {
     "Mixing": {"independence": ("wrong", "change each other's logits")},
     "ZeroHead": {"independence": ("wrong", "change each other's logits"), "groups": ("ok", "72 frozen")},
     "Unused": {"gradients": ("wrong", "no gradient for spare.weight, spare.bias")},
-    "Root": {"gradients": ("wrong", "the gradient of gate is not finite"), "one_batch": ("wrong", "nan at step 2")},
-    "Sure": {"first_loss": ("wrong", "sure of what it can't know")},
-    "Rounding": {"independence": ("skip", "no gradient reaches the images")},
-    "Narrow": {"network": ("wrong", "expected logits of 32×10, the backbone gives 32×5")},
+    "Root": {
+        "gradients": ("wrong", "that of gate is not finite"),
+        "one_batch": ("warn", "nan at step 2"),
+        "independence": ("skip", "finite logits"),
+    },
+    "Sure": {"first_loss": ("warn", "sure of what it can't know")},
+    "Rounding": {"independence": ("ok", "others' by 0")},
+    "Narrow": {"network": ("wrong", "fails on a batch of 32×1×8×8")},
 }
 
 
@@ -227,7 +228,7 @@ def test_what_is_wrong_with_the_network(network: str, checked) -> None:
         assert levels(done)[name] == level, done.out
         assert said in advice(done, name)
     if network == "Unused":
-        assert "gradient of gate is zero at every step" in advice(done, "gradients")
+        assert "that of gate is zero at every step" in advice(done, "gradients")
     wrong = [name.replace("_", " ") for name, level in levels(done).items() if level == "wrong"]
     assert done.status == (1 if wrong else 0)
     assert all(name in done.err for name in wrong)
@@ -251,10 +252,10 @@ OPTIMIZERS = {
         "it hardly moves",
     ),
     "for large batches": (
-        ["--data.batch_size", "1024", *("--model.optimizer", "SGD", "--model.optimizer.lr", "4")],
+        ["--data.batch_size", "1024", *("--model.optimizer", "SGD", "--model.optimizer.lr", "100")],
         "one_batch",
         "warn",
-        "by SGD at lr 0.125, the linear rule's for 32 images",
+        "the loss is nan at step",
     ),
     "decays biases": (["--model.optimizer", "mynet.DecaysAll"], "groups", "warn", "(bn1.weight, bn1.bias,"),
     "holds less": (
@@ -283,7 +284,7 @@ def test_what_is_wrong_with_the_optimizer(case: str, checked) -> None:
 
 def test_what_is_wrong_with_the_command(lightning, tmp_path: Path) -> None:
     for arguments, status, said in (
-        (["--steps", "2"], 2, "steps must be at least 5"),
+        (["--steps", "2"], 2, "steps: "),
         (["--output", "no/check.png"], 1, "there is no directory no"),
         (["--output", "check.txt"], 1, "check.txt can't be written"),
         (["--data.batch_size", "5000"], 2, "data.batch_size"),
@@ -309,17 +310,5 @@ def test_a_terminal_gets_colours_and_lines_that_fit(lightning, monkeypatch: pyte
     assert "\x1b[1;31mwrong" in done.out
     lines = re.sub(r"\x1b\[[0-9;]*m", "", done.out).splitlines()
     below = [line for line in lines[2:] if not line.startswith("ok     picture")]
-    assert any(line.startswith(f"{' ' * 21}→ loss below") for line in below)
+    assert any(line.startswith(f"{' ' * 21}→ it hardly moves") for line in below)
     assert max(map(len, below)) <= 80
-
-
-def test_names_that_the_font_can_not_write_and_images_of_any_shape() -> None:
-    names = ["猫", "Zoë", "a name that is much too long for so small a picture", "line\nbreak"]
-    labels = torch.arange(4)
-    for channels, height, width in ((1, 8, 8), (2, 5, 9), (3, 300, 40), (4, 64, 64)):
-        images = torch.randint(256, (4, channels, height, width), dtype=torch.uint8)
-        assert contact_sheet(images, labels, names).mode == "RGB"
-    grey = torch.zeros(1, 1, 8, 8, dtype=torch.uint8)
-    for name, shown in (("猫", "class 0"), ("Zoë", "Zoe"), ("line\nbreak", "class 0")):
-        drawn, expected = (contact_sheet(grey, torch.zeros(1).long(), [text]) for text in (name, shown))
-        assert drawn.tobytes() == expected.tobytes()

@@ -1,15 +1,14 @@
-import gzip
-from pathlib import Path
+import json
 from typing import Any
 
 import numpy
 import pytest
 import torch
+from conftest import ROOT
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from resnet18 import Digits, Pixels
-from resnet18.data.digits import FILE
+from resnet18 import Digits, ImageTensors
 from resnet18.errors import RunError
 
 
@@ -28,20 +27,14 @@ def digits() -> Digits:
     return data
 
 
-def written(place: Path, table: numpy.ndarray) -> str:
-    lines = [",".join(f"{value:g}" for value in row) for row in table]
-    (place / FILE).write_bytes(gzip.compress("\n".join(lines).encode()))
-    return str(place)
-
-
 def rows(images: Tensor) -> list[bytes]:
     return [image.contiguous().numpy().tobytes() for image in images]
 
 
 def test_there_are_1438_images_to_train_and_validate_on_and_359_to_test(digits: Digits) -> None:
-    assert isinstance(digits.train, Pixels)
-    assert isinstance(digits.val, Pixels)
-    assert isinstance(digits.test, Pixels)
+    assert isinstance(digits.train, ImageTensors)
+    assert isinstance(digits.val, ImageTensors)
+    assert isinstance(digits.test, ImageTensors)
     assert len(digits.train.labels) + len(digits.val.labels) == 1438
     assert len(digits.val.labels) == 143
     assert len(digits.test.labels) == 359
@@ -52,7 +45,7 @@ def test_there_are_1438_images_to_train_and_validate_on_and_359_to_test(digits: 
 
 
 def test_pixels_and_labels_are_scikit_learns_scaled_to_bytes(digits: Digits, table: numpy.ndarray) -> None:
-    assert isinstance(digits.test, Pixels)
+    assert isinstance(digits.test, ImageTensors)
     chosen = table[[int(line) for line in digits.image_ids()]]
     expected = numpy.floor(chosen[:, :-1] * 255 / 16 + 0.5).reshape(-1, 8, 8, 1)
     # 8 of 16 is 127.5, which may be rounded to either side.
@@ -63,9 +56,9 @@ def test_pixels_and_labels_are_scikit_learns_scaled_to_bytes(digits: Digits, tab
 
 
 def test_no_test_image_is_among_those_trained_or_validated_on(digits: Digits, table: numpy.ndarray) -> None:
-    assert isinstance(digits.train, Pixels)
-    assert isinstance(digits.val, Pixels)
-    assert isinstance(digits.test, Pixels)
+    assert isinstance(digits.train, ImageTensors)
+    assert isinstance(digits.val, ImageTensors)
+    assert isinstance(digits.test, ImageTensors)
     parts = [rows(part.images) for part in (digits.train, digits.val, digits.test)]
     together = [row for part in parts for row in part]
     # All of the file's images differ, so that their pixels stand for their lines.
@@ -91,7 +84,7 @@ def test_mean_and_standard_deviation_are_those_of_the_training_images(rgb: bool)
 
 def test_rgb_repeats_the_grey_value(digits: Digits) -> None:
     colour, grey = Digits(rgb=True).load("test"), digits.test
-    assert isinstance(grey, Pixels)
+    assert isinstance(grey, ImageTensors)
     assert colour.images.shape == (359, 8, 8, 3)
     for channel in range(3):
         assert torch.equal(colour.images[..., channel], grey.images[..., 0])
@@ -113,8 +106,8 @@ def test_the_split_depends_on_the_split_seed_and_the_share_but_not_on_the_seed(d
 def test_the_test_images_are_the_same_for_every_seed_and_split(digits: Digits) -> None:
     other = Digits(seed=3, split_seed=4, val_share=0.3)
     other.setup("test")
-    assert isinstance(other.test, Pixels)
-    assert isinstance(digits.test, Pixels)
+    assert isinstance(other.test, ImageTensors)
+    assert isinstance(digits.test, ImageTensors)
     assert torch.equal(other.test.images, digits.test.images)
     assert other.image_ids() == digits.image_ids()
 
@@ -142,85 +135,15 @@ def test_validation_and_test_loaders_give_every_image_once_in_order(digits: Digi
         assert torch.cat([positions for *_, positions in loader]).tolist() == list(range(len(part.labels)))
 
 
-def test_a_file_of_ones_own_takes_the_place_of_scikit_learns(tmp_path: Path, table: numpy.ndarray) -> None:
-    own = Digits(root=written(tmp_path, table[:300]), batch_size=8)
-    own.setup("fit")
-    own.setup("test")
-    assert isinstance(own.train, Pixels)
-    assert isinstance(own.val, Pixels)
-    assert isinstance(own.test, Pixels)
-    assert len(own.train.labels) + len(own.val.labels) + len(own.test.labels) == 300
-    chosen = [int(line) for line in own.image_ids()]
-    assert own.test.labels.tolist() == table[chosen, -1].tolist()
-    assert own.split_hash != Digits().split_hash
+def test_a_run_of_an_earlier_version_has_a_root_that_is_null_and_no_other() -> None:
+    assert Digits(root=None).split_hash == Digits().split_hash
+    with pytest.raises(ValueError, match="root must be left out"):
+        Digits(root="somewhere")  # type: ignore[arg-type]
 
 
-def test_a_missing_directory_is_an_error_that_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(RunError, match=f"data.root: there is no {tmp_path}/nowhere/{FILE}$"):
-        Digits(root=str(tmp_path / "nowhere")).setup("fit")
-
-
-def broken(table: numpy.ndarray, how: str) -> numpy.ndarray:
-    values = table.copy()
-    if how == "narrow":
-        return values[:, 1:]
-    if how == "wide":
-        return numpy.column_stack([values[:, :1], values])
-    row, column, value = {
-        "pixel too large": (5, 9, 17),
-        "pixel below zero": (5, 9, -1),
-        "pixel not a number": (5, 9, numpy.nan),
-        "class too large": (5, 64, 10),
-        "class in between": (5, 64, 3.5),
-    }[how]
-    values[row, column] = value
-    return values
-
-
-@pytest.mark.parametrize(
-    ("how", "message"),
-    [
-        ("narrow", r"should have 65 values a line, not the shape \(300, 64\)"),
-        ("wide", r"should have 65 values a line, not the shape \(300, 66\)"),
-        ("pixel too large", "should hold pixels from 0 to 16 and the classes 0 to 9"),
-        ("pixel below zero", "should hold pixels from 0 to 16 and the classes 0 to 9"),
-        ("pixel not a number", "should hold pixels from 0 to 16 and the classes 0 to 9"),
-        ("class too large", "should hold pixels from 0 to 16 and the classes 0 to 9"),
-        ("class in between", "should hold pixels from 0 to 16 and the classes 0 to 9"),
-    ],
-)
-def test_a_file_of_another_format_is_an_error_that_names_it(
-    tmp_path: Path, table: numpy.ndarray, how: str, message: str
-) -> None:
-    root = written(tmp_path, broken(table[:300], how))
-    with pytest.raises(RunError, match=f"data.root: {tmp_path / FILE} {message}"):
-        Digits(root=root, batch_size=8).setup("fit")
-
-
-def bytes_of(table: numpy.ndarray, how: str) -> bytes:
-    text = "\n".join(",".join(map(str, row)) for row in table).encode()
-    packed = gzip.compress(text)
-    return {
-        "not packed": text,
-        "cut off": packed[: len(packed) // 2],
-        "damaged": packed[:20] + b"\xff" * 20 + packed[40:],
-        "words": gzip.compress(b"these,are,words\n" * 100),
-        "not text": gzip.compress(bytes(range(256)) * 100),
-        "ragged": gzip.compress(text + b"\n1,2,3"),
-    }[how]
-
-
-@pytest.mark.parametrize("how", ["not packed", "cut off", "damaged", "words", "not text", "ragged"])
-def test_a_file_that_cannot_be_read_is_an_error_that_names_it(tmp_path: Path, table: numpy.ndarray, how: str) -> None:
-    (tmp_path / FILE).write_bytes(bytes_of(table[:300], how))
-    with pytest.raises(RunError, match=f"data.root: {tmp_path / FILE} can't be read: "):
-        Digits(root=str(tmp_path), batch_size=8).setup("fit")
-
-
-def test_an_empty_file_is_an_error_that_names_it(tmp_path: Path) -> None:
-    (tmp_path / FILE).write_bytes(gzip.compress(b""))
-    with pytest.raises(RunError, match=str(tmp_path / FILE)):
-        Digits(root=str(tmp_path)).setup("fit")
+def test_the_split_is_that_of_the_stored_runs() -> None:
+    stored = json.loads((ROOT / "benchmarks/results/digits.json").read_text())
+    assert Digits().split_hash == stored["split_hash"] == "997c10075dbe7a65"
 
 
 def test_a_batch_larger_than_the_data_is_refused_with_both_numbers() -> None:
@@ -229,20 +152,9 @@ def test_a_batch_larger_than_the_data_is_refused_with_both_numbers() -> None:
     Digits(batch_size=1295).setup("fit")
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"batch_size": 0}, "batch_size"),
-        ({"eval_batch_size": 0}, "eval_batch_size"),
-        ({"val_share": 0.0}, "val_share must lie between 0 and 1, not 0.0"),
-        ({"val_share": 1.0}, "val_share must lie between 0 and 1, not 1.0"),
-        ({"translate": 8}, "translate must be 0 or more and below the image's size, not 8"),
-        ({"translate": -1}, "translate must be 0 or more and below the image's size, not -1"),
-    ],
-)
-def test_values_out_of_range_are_refused_by_name(settings: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Digits(**settings)
+def test_a_shift_by_the_whole_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="translate must be below the image's size, not 8"):
+        Digits(translate=8)
 
 
 def test_a_checkpoints_data_must_be_these_data(digits: Digits) -> None:

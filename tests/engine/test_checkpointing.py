@@ -1,4 +1,4 @@
-"""When a run saves, and what its checkpoints know when it goes on."""
+"""When a run saves, and what its checkpoints know when it resumes."""
 
 import csv
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DROPOUT_NET, DROPOUT_RUN
-from kill_and_resume import differences
+from killed_runs import differences
 
 from resnet18.storage.checkpoints import read_checkpoint
 
@@ -121,3 +121,11 @@ def test_two_epochs_and_two_more_are_four(ema: str, lightning) -> None:
     done = lightning("fit", "--ckpt_path", "halves", "--trainer.max_epochs", "4")
     assert done.status == 0, done.err
     assert differences(Path("whole"), Path("halves")) == []
+
+
+@pytest.mark.parametrize("option", ["every_n_steps=0", "every_n_minutes=0", "every_n_minutes=.inf"])
+def test_an_interval_that_never_passes_or_always_has_is_refused(option: str, lightning) -> None:
+    done = lightning(*DROPOUT_RUN, f"--last.{option}", "--run_dir", "run")
+    assert done.status == 2
+    assert f"last.{option.partition('=')[0]}: " in done.err
+    assert not Path("run").exists()

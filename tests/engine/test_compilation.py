@@ -172,7 +172,7 @@ def test_a_failing_compiler_is_said_once_and_training_goes_on_uncompiled(
     classifier = make(compile=True)
     trainer(num_sanity_val_steps=0).fit(classifier, *loaders())
     assert len(messages) == 1
-    assert "out of registers; the training goes on uncompiled." in messages[0]
+    assert "out of registers; the training continues uncompiled." in messages[0]
     assert "\n" not in messages[0]
     state = classifier.state_dict()
     assert all(torch.equal(state[name], value) for name, value in plain.state_dict().items())
@@ -226,7 +226,7 @@ def test_without_a_cpp_compiler_the_program_says_so_and_trains(tmp_path: Path) -
     assert "best    val/top1" in out
     (line,) = [line for line in err.splitlines() if line.startswith("compile: ")]
     assert "No working C++ compiler found" in line
-    assert line.endswith("the training goes on uncompiled.")
+    assert line.endswith("the training continues uncompiled.")
     assert "Traceback" not in err
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     assert "backbone.2.weight" in state

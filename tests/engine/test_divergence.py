@@ -1,4 +1,4 @@
-"""A loss that is not finite, through the real program: what is said, and what is kept."""
+"""A loss that is not finite, through the real program: the message, and what is kept."""
 
 import json
 import sys
@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import DROPOUT_NET, DROPOUT_RUN, start
-from kill_and_resume import differences
+from killed_runs import differences
 
 import resnet18
-from resnet18 import Pixels
-from resnet18.data.feeds.order import Order
+from resnet18 import ImageTensors
+from resnet18.data.feeds.order import Order, Shard
 from resnet18.storage.checkpoints import read_checkpoint
 
 SPOIL = """
@@ -62,9 +62,9 @@ def test_it_says_where_and_keeps_the_step_before(value: str, lightning, tmp_path
     assert (report["step"], report["epoch"], report["rank"]) == (14, 1, 0)
     data = resnet18.Digits()
     data.setup("fit")
-    assert isinstance(data.train, Pixels)
+    assert isinstance(data.train, ImageTensors)
     assert data.train.rows is not None
-    shown = Order(len(data.train), 64, seed=1).epoch(0)[13 * 64 : 14 * 64]
+    shown = Order(len(data.train), 64, 1).epoch(0)[13 * 64 : 14 * 64]
     assert report["images"] == data.train.rows[shown].tolist()
     assert ", ".join(map(str, report["images"][:8])) + " and 56 more (all in run/diverged.json)" in done.err
     # What is kept is what a run has that was stopped there: the bad batch left no trace in the norm statistics either.
@@ -88,7 +88,7 @@ def test_a_buffer_that_is_another_tensor_after_every_step_is_kept_too(lightning,
     assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["state_dict"]["backbone.seen"] == 13
 
 
-def test_it_goes_on_exactly_from_there(lightning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_resumes_exactly_from_there(lightning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cured = SPOIL.replace("output * self.value", "output")
     (tmp_path / "mynet.py").write_text(DROPOUT_NET + cured)
     assert lightning(*RUN, "--run_dir", "whole", *spoilt(batch=13, value="nan")).status == 0
@@ -146,9 +146,9 @@ def test_of_several_ranks_the_one_in_trouble_is_named_and_all_end(tmp_path: Path
     report = json.loads((tmp_path / "run" / "diverged.json").read_text())
     data = resnet18.Digits()
     data.setup("fit")
-    assert isinstance(data.train, Pixels)
+    assert isinstance(data.train, ImageTensors)
     assert data.train.rows is not None
-    shown = Order(len(data.train), 64, seed=1, rank=1, world_size=2).epoch(0)[7 * 64 : 8 * 64]
+    shown = Order(len(data.train), 64, 1, Shard(rank=1, world_size=2)).epoch(0)[7 * 64 : 8 * 64]
     assert report["images"] == data.train.rows[shown].tolist()
     kept = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
     assert all(tensor.isfinite().all() for tensor in kept["state_dict"].values())

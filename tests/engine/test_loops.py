@@ -1,4 +1,4 @@
-"""Runs that go on with epochs of another length: between epochs that is fine, and in the middle of one refused."""
+"""Runs that resume with epochs of another length: fine between epochs, and refused in the middle of one."""
 
 import csv
 import shutil
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import DROPOUT_NET, DROPOUT_RUN
-from kill_and_resume import differences
+from killed_runs import differences
 
 from resnet18.storage.checkpoints import read_checkpoint
 
@@ -60,15 +60,15 @@ def test_between_epochs_their_length_may_change(
 def test_in_the_middle_of_an_epoch_it_may_not_change(lightning) -> None:
     assert lightning(*NO_SCHEDULE, "--trainer.max_steps", "27", "--run_dir", "run").status == 0
     before = Path("run", "config.yaml").read_text()
-    go_on = ("fit", "--ckpt_path", "run", "--trainer.max_steps", "-1", "--trainer.max_epochs", "3")
-    done = lightning(*go_on, "--trainer.limit_train_batches", "0.5")
+    resume = ("fit", "--ckpt_path", "run", "--trainer.max_steps", "-1", "--trainer.max_epochs", "3")
+    done = lightning(*resume, "--trainer.limit_train_batches", "0.5")
     assert (done.status, len(done.err.splitlines())) == (1, 1)
     assert "has 7 of an epoch's 20 batches of 64 images behind it, and an epoch has 10 of 64 here" in done.err
     assert "keep trainer.devices, trainer.num_nodes, trainer.limit_train_batches and data.batch_size" in done.err
     assert Path("run", "config.yaml").read_text() == before
 
 
-def test_a_checkpoint_that_does_not_say_its_epochs_length_is_gone_on_from(lightning) -> None:
+def test_a_checkpoint_without_its_epochs_length_resumes(lightning) -> None:
     assert lightning(*NO_SCHEDULE, "--trainer.max_epochs", "2", "--run_dir", "whole").status == 0
     assert lightning(*NO_SCHEDULE, "--trainer.max_steps", "27", "--run_dir", "run").status == 0
     content = last("run")
@@ -80,7 +80,7 @@ def test_a_checkpoint_that_does_not_say_its_epochs_length_is_gone_on_from(lightn
     assert all(torch.equal(value, weights[name]) for name, value in last("whole")["state_dict"].items())
 
 
-def test_an_epoch_that_has_only_to_be_validated_is_done_with(lightning) -> None:
+def test_an_epoch_that_only_lacks_its_validation_is_finished(lightning) -> None:
     stop = ("--trainer.callbacks", "mynet.Stop")
     halves = ("--trainer.limit_train_batches", "0.5", "--trainer.max_epochs", "3")
     assert lightning(*NO_SCHEDULE, *halves, "--run_dir", "run", *stop).status == 143

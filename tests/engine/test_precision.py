@@ -94,9 +94,9 @@ def test_emulation_is_obeyed_and_said(command: str, lightning, monkeypatch: pyte
     short = {
         "fit": ("--trainer.limit_train_batches", "1", "--trainer.max_epochs", "1"),
         "check": ("--steps", "20"),
-        "bench": ("--steps", "3", "--ladder", "false"),
+        "bench": ("--steps", "3"),
     }[command]
     done = lightning(command, *DROPOUT_RUN[1:], "--trainer.precision", "bf16-mixed", *short)
-    said = [line for line in done.err.splitlines() if "this CPU has no bf16 instructions and emulates them" in line]
-    assert len(said) == 1, done
+    messages = [line for line in done.err.splitlines() if "this CPU has no bf16 instructions and emulates them" in line]
+    assert len(messages) == 1, done
     assert "bf16-mixed" in done.out

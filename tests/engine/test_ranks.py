@@ -17,11 +17,11 @@ from conftest import DROPOUT_NET, ROOT, picture_folder, start
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 import resnet18
-from resnet18 import Pixels
+from resnet18 import ImageTensors
 from resnet18.backbone import ResNet
-from resnet18.data.base import Place
 from resnet18.data.feeds.augment import Augmentation
 from resnet18.data.feeds.files import Files, Geometry
+from resnet18.data.feeds.order import Shard
 from resnet18.data.feeds.streamed import StreamedTrainLoader
 from resnet18.errors import RunError
 from resnet18.optimization import NORMS, decay_groups
@@ -164,9 +164,9 @@ def test_two_ranks_stream_in_every_step_what_one_streams(tmp_path: Path) -> None
     names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*.jpg"))
     files = Files(tmp_path, names, torch.arange(len(names)))
 
-    def batches(size: int, rank: int = 0, world_size: int = 1) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def batches(size: int, rank: int = 0, world_size: int = 1) -> list[tuple[torch.Tensor, ...]]:
         geometry, flip = Geometry(16, 16), Augmentation(flip=True)
-        return list(StreamedTrainLoader(files, size, 3, geometry, flip, rank=rank, world_size=world_size))
+        return list(StreamedTrainLoader(files, size, 3, geometry, flip, shard=Shard(rank=rank, world_size=world_size)))
 
     one, pair = batches(4), [batches(2, rank=rank, world_size=2) for rank in range(2)]
     assert len(one) == 5
@@ -183,7 +183,7 @@ def test_two_ranks_score_every_image_once(unbroken: Path, lightning, monkeypatch
     data = resnet18.load_run(run).data
     model = resnet18.load_run(run / "checkpoints" / "last.ckpt").model
     data.setup("validate")
-    assert isinstance(data.val, Pixels)
+    assert isinstance(data.val, ImageTensors)
     with torch.no_grad():
         logits = model(data.val.images.permute(0, 3, 1, 2))
     hits = (logits.argmax(1) == data.val.labels).sum().item()
@@ -205,15 +205,15 @@ def test_two_ranks_score_every_image_once(unbroken: Path, lightning, monkeypatch
     assert two["test/loss"] == pytest.approx(one["test/loss"], rel=1e-6)
 
 
-def test_two_ranks_runs_go_on_as_one_between_epochs_alone(unbroken: Path, lightning, tmp_path: Path) -> None:
+def test_a_run_of_two_ranks_resumes_on_one_between_epochs_alone(unbroken: Path, lightning, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     shutil.copytree(run_in(unbroken), tmp_path / "run")
     one_rank = ("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto", *QUIET)
-    go_on = (*one_rank, "--trainer.max_epochs", "4")
-    done = lightning("fit", "--ckpt_path", "run/checkpoints/previous.ckpt", *go_on)  # after step 56
+    how_to_resume = (*one_rank, "--trainer.max_epochs", "4")
+    done = lightning("fit", "--ckpt_path", "run/checkpoints/previous.ckpt", *how_to_resume)  # after step 56
     assert (done.status, len(done.err.splitlines())) == (1, 1)
     assert "has 16 of an epoch's 20 batches of 64 images behind it, and an epoch has 40 of 32 here" in done.err
-    done = lightning("fit", "--ckpt_path", "run", *go_on)
+    done = lightning("fit", "--ckpt_path", "run", *how_to_resume)
     assert done.status == 0, done.err
     assert last(Path("run"))["global_step"] == STEPS + 40
     assert [row["epoch"] for row in rows(Path("run")) if row["val/loss"]] == ["0", "1", "2", "3"]
@@ -222,7 +222,7 @@ def test_two_ranks_runs_go_on_as_one_between_epochs_alone(unbroken: Path, lightn
 def test_a_run_that_lost_its_ranks_one_by_one_ends_as_the_unbroken_one(unbroken: Path, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     run = tmp_path / "run"
-    go_on = "resume with: lightning fit --ckpt_path"
+    how_to_resume = "resume with: lightning fit --ckpt_path"
     resume = ("fit", "--ckpt_path", run)
 
     first = start([*RUN, *PAIR, *QUIET, "--run_dir", run], tmp_path, SLOW="0.02")  # one machine: kill its second rank
@@ -230,7 +230,7 @@ def test_a_run_that_lost_its_ranks_one_by_one_ends_as_the_unbroken_one(unbroken:
     os.kill(children(first.pid)[0], signal.SIGKILL)
     _, err = first.communicate(timeout=60)
     assert first.returncode == 1
-    assert f"fit: rank 1 is gone (killed by SIGKILL); {go_on} {run}\n" in err
+    assert f"fit: rank 1 is gone (killed by SIGKILL); {how_to_resume} {run}\n" in err
     assert "Traceback" not in err
     assert_all_ended(tmp_path)
 
@@ -239,7 +239,7 @@ def test_a_run_that_lost_its_ranks_one_by_one_ends_as_the_unbroken_one(unbroken:
     wait_for_checkpoint([second], run, after=reached)
     second.kill()
     _, err = second.communicate(timeout=60)
-    assert f"fit: rank 1: rank 0 is gone; {go_on} run\n" in err
+    assert f"fit: rank 1: rank 0 is gone; {how_to_resume} run\n" in err
     assert "Traceback" not in err
     assert_all_ended(tmp_path)
 
@@ -251,7 +251,7 @@ def test_a_run_that_lost_its_ranks_one_by_one_ends_as_the_unbroken_one(unbroken:
     _, err = nodes[0].communicate(timeout=60)
     nodes[1].communicate(timeout=60)
     assert nodes[0].returncode == 1
-    assert f"fit: another rank is gone; {go_on} run\n" in err
+    assert f"fit: another rank is gone; {how_to_resume} run\n" in err
     assert_all_ended(tmp_path)
 
     reached = last_step(run)
@@ -282,7 +282,7 @@ SLURM_PROCID=0 SLURM_LOCALID=0 SLURM_NODEID=0 SLURM_STEP_ID=0 exec "$@"
 """
 
 
-def test_a_job_that_slurm_stops_is_queued_again_and_goes_on(tmp_path: Path) -> None:
+def test_a_job_that_slurm_stops_is_queued_again_and_resumes(tmp_path: Path) -> None:
     commands = tmp_path / "bin"
     commands.mkdir()
     (commands / "srun").write_text(SRUN)
@@ -364,12 +364,14 @@ def test_norm_layers_that_share_are_named_spared_and_frozen_as_the_others() -> N
     ]
 
 
-@pytest.mark.parametrize(("rank", "told"), [(0, True), (1, False)])
-def test_a_wrong_configuration_is_told_once(rank: int, told: bool, lightning, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("rank", "printed"), [(0, True), (1, False)])
+def test_a_wrong_configuration_is_printed_once(
+    rank: int, printed: bool, lightning, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(rank_zero_only, "rank", rank)
     done = lightning("fit", "--model.bckbone", "x")
     assert done.status == 2
-    assert ("did you mean model.backbone?" in done.err) == told
+    assert ("did you mean model.backbone?" in done.err) == printed
 
 
 def test_another_rank_says_which_it_is(lightning, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -382,6 +384,6 @@ def test_another_rank_says_which_it_is(lightning, monkeypatch: pytest.MonkeyPatc
 def test_every_rank_needs_an_image_to_score(monkeypatch: pytest.MonkeyPatch) -> None:
     data = resnet18.Digits()
     data.setup("test")
-    monkeypatch.setattr(data, "_place", lambda: Place(world_size=360))
+    monkeypatch.setattr(data, "_shard", lambda: Shard(world_size=360))
     with pytest.raises(RunError, match="359 images to score can't be shared out over 360 ranks"):
         data.test_dataloader()

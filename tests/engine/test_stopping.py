@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import DROPOUT_NET, DROPOUT_RUN
-from kill_and_resume import differences
+from killed_runs import differences
 
 from resnet18.storage.checkpoints import read_checkpoint
 

@@ -8,14 +8,14 @@ import signal
 import sys
 from pathlib import Path
 
-import kill_and_resume
+import killed_runs
 import pytest
 import torch
 from conftest import CONFIG, DROPOUT_NET, DROPOUT_RUN, Done, picture_folder, start
 from devices import GPU, everywhere, on_gpu, trainer_on
-from kill_and_resume import Way, differences, go_on, kill, prepare
+from killed_runs import Way, differences, kill, prepare, resume_arguments
 
-from resnet18 import Pixels, load_run
+from resnet18 import ImageTensors, load_run
 from resnet18.storage.checkpoints import read_checkpoint
 
 CALLBACKS = """
@@ -109,7 +109,7 @@ def test_a_run_trains_is_scored_predicts_and_loads_on_the_cpu(
     # What the device found likeliest, the CPU does too, but for images where two classes are a rounding apart.
     data = load_run("run").data
     data.setup("test")
-    assert isinstance(data.test, Pixels)
+    assert isinstance(data.test, ImageTensors)
     with torch.no_grad():
         logits = model.eval()(data.test.images.permute(0, 3, 1, 2)).float()
     agree = [str(label) == row["class"] for label, row in zip(logits.argmax(1).tolist(), rows, strict=True)]
@@ -149,10 +149,10 @@ def test_a_killed_run_ends_as_the_unbroken_one(
     if not (place / way.name).exists():
         done = lightning(*options, "--run_dir", way.name)
         assert done.status == 0, done.err
-    process = kill_and_resume.start([*options, "--run_dir", f"killed in {moment}"], place, SLOWLY="1")
+    process = killed_runs.start([*options, "--run_dir", f"killed in {moment}"], place, SLOWLY="1")
     assert kill(process, place, moment, step, 0.06 if moment == "writing" else 0.01) is not None
     monkeypatch.delitem(sys.modules, "killed", raising=False)
-    done = lightning(*go_on(place / f"killed in {moment}"))
+    done = lightning(*resume_arguments(place / f"killed in {moment}"))
     assert done.status == 0, done.err
     assert differences(place / way.name, place / f"killed in {moment}") == []
 
@@ -234,7 +234,7 @@ def test_it_is_checked_and_measured(device: str, precision: str, lightning, tmp_
         assert "Traceback" not in done.err
         assert "network" not in done.err, done.out  # the noise in the pictures may be more than 60 steps can learn
         assert (tmp_path / "check.png").exists()
-        done = lightning("bench", *options, *fed, "--steps", "6", "--json", f"{feed}.json", "--ladder", "false")
+        done = lightning("bench", *options, *fed, "--steps", "6", "--json", f"{feed}.json")
         assert done.status == 0, done.err
         measured = json.loads((tmp_path / f"{feed}.json").read_text())
         assert measured["device"].startswith(device)

@@ -14,13 +14,14 @@ from devices import GPU, everywhere, on_gpu, trainer_on
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from resnet18 import Classifier, ImageDataModule, ImageFolder, Pixels, ResNet
+from resnet18 import Classifier, ImageDataModule, ImageFolder, ImageTensors, ResNet
 from resnet18.callbacks.ema import WeightAverage
 from resnet18.data.feeds.augment import Augmentation
 from resnet18.data.feeds.files import Files
+from resnet18.data.feeds.order import Shard
 from resnet18.data.feeds.resident import TrainLoader
 from resnet18.data.feeds.streamed import StreamedTrainLoader
-from resnet18.engine.ranks import Agreement
+from resnet18.engine.ranks import AsyncMax
 
 FORBID = """
 import torch
@@ -100,17 +101,17 @@ def test_a_compiled_step_is_the_eager_one(device: str, channels_last: bool, monk
     assert (eager - expected).norm() < 1e-3 * expected.norm()
 
 
-def numbered(count: int, side: int = 8, channels: int = 3) -> Pixels:
+def numbered(count: int, side: int = 8, channels: int = 3) -> ImageTensors:
     """Images of random pixels, labelled with their own numbers."""
     shape = (count, side, side, channels)
     images = torch.randint(0, 256, shape, dtype=torch.uint8, generator=torch.Generator().manual_seed(5))
-    return Pixels(images, torch.arange(count))
+    return ImageTensors(images, torch.arange(count))
 
 
 @everywhere
 def test_batches_have_the_cpus_images_in_the_cpus_order(device: str) -> None:
     pixels = numbered(50)
-    here, there = TrainLoader(pixels, 8, seed=3), TrainLoader(pixels, 8, seed=3, device=device)
+    here, there = TrainLoader(pixels, 8, seed=3), TrainLoader(pixels, 8, seed=3, shard=Shard(torch.device(device)))
     for (images, labels), (moved, moved_labels) in zip(here, there, strict=True):
         assert moved.device.type == moved_labels.device.type == device
         assert moved.is_contiguous(memory_format=torch.channels_last)
@@ -128,7 +129,7 @@ AUGMENTATIONS = [
 @pytest.mark.parametrize("augmentation", AUGMENTATIONS)
 def test_a_device_repeats_its_own_augmentation(device: str, augmentation: Augmentation) -> None:
     # Not that of another device: a GPU's generator (Philox) draws other numbers than the CPU's from the same seed.
-    passes = [list(TrainLoader(numbered(40), 8, 3, augmentation, device=device)) for _ in range(2)]
+    passes = [list(TrainLoader(numbered(40), 8, 3, augmentation, shard=Shard(torch.device(device)))) for _ in range(2)]
     torch.manual_seed(1)
     for (one, labels), (other, _) in zip(*passes, strict=True):
         assert torch.equal(one, other)
@@ -163,8 +164,8 @@ class Large(ImageDataModule):
     mean, std = (0.5,), (0.3,)
     input_size = (1, 64, 64)
 
-    def load(self, part: str) -> Pixels:
-        return Pixels(torch.zeros(10_000, 64, 64, 1, dtype=torch.uint8), torch.arange(10_000) % 2)
+    def load(self, part: str) -> ImageTensors:
+        return ImageTensors(torch.zeros(10_000, 64, 64, 1, dtype=torch.uint8), torch.arange(10_000) % 2)
 
 
 @on_gpu
@@ -189,7 +190,7 @@ def test_streamed_batches_are_pinned_for_the_device(device: str, tmp_path: Path)
     data = ImageFolder(root=str(tmp_path), image_size=16, feed="streamed", batch_size=4)
     data.setup("fit")
     assert isinstance(data.train, Files)
-    settings: dict[str, Any] = {"num_workers": 2, "pin_memory": device == "cuda"}
+    settings: dict[str, Any] = {"num_workers": 2, "shard": Shard(torch.device(device))}
     loader = StreamedTrainLoader(data.train, 4, 1, data.geometry, data.augmentation, **settings)
     images, labels = next(iter(loader))
     assert images.is_pinned() == labels.is_pinned() == (device == "cuda")
@@ -208,7 +209,7 @@ def test_mixed_images_are_channels_last_and_their_labels_sum_to_one(device: str,
     ).to(device)
     seen: list[Tensor] = []
     model.backbone.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
-    images, labels = next(iter(TrainLoader(numbered(40), 8, seed=3, device=device)))
+    images, labels = next(iter(TrainLoader(numbered(40), 8, seed=3, shard=Shard(torch.device(device)))))
     loss = model.training_step((images, labels % 10), 0)
     assert seen[0].is_contiguous(memory_format=torch.channels_last)
     assert (seen[0].device.type, seen[0].dtype, loss.dtype) == (device, torch.float32, torch.float32)
@@ -250,12 +251,12 @@ def test_ranks_agree_while_the_device_works_on(device: str, given: str, group: N
     place = torch.device(device, 0) if device == "cuda" else torch.device(device)
     # Two ranks by its own account: so it asks the group, which is of one.
     trainer: Any = SimpleNamespace(strategy=SimpleNamespace(root_device=place), world_size=2)
-    agreement = Agreement(trainer)
+    maximum = AsyncMax(trainer)
     for number in range(20):
         values: Any = [number, 15]
-        agreement.ask(torch.tensor(values, device=place) if given == "tensor" else values)
+        maximum.start(torch.tensor(values, device=place) if given == "tensor" else values)
         busy = torch.ones(2048, 2048, device=place) if device == "cuda" else torch.ones(8, 8)
         for _ in range(20):
             busy = busy @ busy / len(busy)  # what is queued behind the question
-        assert agreement.answer() == [number, 15]
+        assert maximum.wait() == [number, 15]
         assert busy[0, 0].item() == pytest.approx(1)

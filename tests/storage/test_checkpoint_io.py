@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import DROPOUT_NET, DROPOUT_RUN
-from kill_and_resume import differences
+from killed_runs import differences
 
 from resnet18.errors import RunError
-from resnet18.storage.checkpoint_io import WholeFiles
+from resnet18.storage.checkpoint_io import AtomicCheckpointIO
 from resnet18.storage.checkpoints import read_checkpoint
 
 RUN = (*DROPOUT_RUN, "--last.every_n_steps", "15", "--trainer.max_epochs", "2")
@@ -71,12 +71,12 @@ def test_a_broken_last_checkpoint_falls_back_to_the_one_before(breaking, lightni
     done = lightning("fit", "--ckpt_path", "run")
     assert done.status == 0, done.err
     assert done.err.startswith("run/checkpoints/last.ckpt is ")
-    assert done.err.endswith("; going on from previous.ckpt, step 30\n")
+    assert done.err.endswith("; resuming from previous.ckpt, step 30\n")
     assert differences(whole, run) == []
 
 
 def files_that_are_none() -> dict[str, tuple[bytes, str]]:
-    """Contents, and what is said of them."""
+    """Contents, and the message for each."""
     zipped, whole, legacy = io.BytesIO(), io.BytesIO(), io.BytesIO()
     with zipfile.ZipFile(zipped, "w") as archive:
         archive.writestr("notes.txt", "hello")
@@ -121,7 +121,7 @@ def test_with_both_broken_it_ends_in_a_sentence(lightning, run: Path) -> None:
     assert "previous.ckpt is cut off: it begins as a checkpoint does" in done.err
 
 
-def test_a_run_without_its_last_checkpoint_goes_on_from_the_one_before(lightning, whole: Path, run: Path) -> None:
+def test_a_run_without_its_last_checkpoint_resumes_from_the_one_before(lightning, whole: Path, run: Path) -> None:
     (run / "checkpoints" / "last.ckpt").unlink()
     done = lightning("fit", "--ckpt_path", "run")
     assert done.status == 0, done.err
@@ -146,11 +146,10 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_good_checkpoint(lightning,
     assert lightning("fit", "--ckpt_path", "run", "--trainer.max_epochs", "4").status == 0
 
 
-def test_what_a_kill_left_half_written_is_in_nobodys_way(tmp_path: Path) -> None:
+def test_what_a_kill_left_half_written_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / ".last.ckpt.partial").write_bytes(b"half")
-    (tmp_path / ".previous.ckpt.partial").write_bytes(b"half")
     for number in range(3):
-        WholeFiles().save_checkpoint({"number": number}, tmp_path / "last.ckpt")
+        AtomicCheckpointIO().save_checkpoint({"number": number}, tmp_path / "last.ckpt")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["last.ckpt", "previous.ckpt"]
     assert [read_checkpoint(tmp_path / name)["number"] for name in ("previous.ckpt", "last.ckpt")] == [1, 2]
 
@@ -169,7 +168,7 @@ def test_the_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypa
 
     monkeypatch.setattr(os, "fsync", watched_fsync)
     monkeypatch.setattr(os, "replace", watched_replace)
-    WholeFiles().save_checkpoint({"weight": torch.zeros(3)}, tmp_path / "best.ckpt")
+    AtomicCheckpointIO().save_checkpoint({"weight": torch.zeros(3)}, tmp_path / "best.ckpt")
     assert seen == ["fsync .best.ckpt.partial", ".best.ckpt.partial to best.ckpt", f"fsync {tmp_path.name}"]
 
 
@@ -181,11 +180,11 @@ def test_where_there_are_no_hard_links_the_one_before_is_kept_too(
 
     monkeypatch.setattr(os, "link", no_links)
     for number in range(2):
-        WholeFiles().save_checkpoint({"number": number}, tmp_path / "last.ckpt")
+        AtomicCheckpointIO().save_checkpoint({"number": number}, tmp_path / "last.ckpt")
     assert [read_checkpoint(tmp_path / name)["number"] for name in ("previous.ckpt", "last.ckpt")] == [0, 1]
 
 
 def test_a_directory_that_can_not_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"file/last.ckpt can't be written: (Not a directory|File exists)"):
-        WholeFiles().save_checkpoint({}, tmp_path / "file" / "last.ckpt")
+        AtomicCheckpointIO().save_checkpoint({}, tmp_path / "file" / "last.ckpt")

@@ -10,7 +10,7 @@ import torchvision
 from conftest import CONFIG, SMALL
 
 import resnet18
-from resnet18 import Pixels
+from resnet18 import ImageTensors
 
 SHORT = (*SMALL, "--trainer.max_epochs", "1", "--trainer.logger", "false", "--trainer.limit_train_batches", "2")
 
@@ -28,7 +28,7 @@ def test_a_run_a_link_or_a_file_is_tested(place: str, lightning, tmp_path: Path,
     model = resnet18.load_run(paths[place]).model
     data = resnet18.Digits()
     data.setup("test")
-    assert isinstance(data.test, Pixels)
+    assert isinstance(data.test, ImageTensors)
     images, labels = data.test.images, data.test.labels
     with torch.no_grad():
         logits = model(images.permute(0, 3, 1, 2))
@@ -81,7 +81,7 @@ def test_predictions_are_the_models(lightning, tmp_path: Path, trained: Path) ->
     rows = list(csv.DictReader((tmp_path / "out.csv").open()))
     data = resnet18.Digits()
     data.setup("predict")
-    assert isinstance(data.test, Pixels)
+    assert isinstance(data.test, ImageTensors)
     with torch.no_grad():
         probability, label = resnet18.load_run(trained).model(data.test.images.permute(0, 3, 1, 2)).softmax(1).max(1)
     assert [row["image"] for row in rows] == data.image_ids()
@@ -93,7 +93,7 @@ def test_predictions_are_the_models(lightning, tmp_path: Path, trained: Path) ->
 
 
 def test_changed_hyper_parameters_do_not_resume(lightning, trained: Path) -> None:
-    for option, told in {
+    for option, message in {
         ("--model.optimizer.lr", "0.5"): "model.optimizer.lr:",
         ("--model.label_smoothing", "0.4"): "model.label_smoothing: ",
         ("--data.batch_size", "32"): "data.batch_size: 64 → 32",
@@ -101,7 +101,7 @@ def test_changed_hyper_parameters_do_not_resume(lightning, trained: Path) -> Non
     }.items():
         done = lightning("fit", "--ckpt_path", trained, *option)
         assert (done.status, len(done.err.splitlines())) == (2, 1)
-        assert told in done.err
+        assert message in done.err
         assert f"--init_from {trained}" in done.err
 
 

@@ -101,7 +101,7 @@ def test_permitted_classes_and_functions_pass_as_values_and_as_class_paths(value
     refuse_foreign_code(Namespace(part=Namespace(class_path=path, init_args=Namespace(width=8))), "here")
 
 
-def test_plain_values_modules_and_paths_pass() -> None:
+def test_primitives_modules_and_paths_pass() -> None:
     values: list[Any] = [None, True, 1, 0.5, "shutil.rmtree", [1, (2, {"a": "b"})], nn.ReLU(), pathlib.Path("/tmp")]
     refuse_foreign_code({"values": values, "more": Namespace(values=values)}, "here")
 

@@ -24,7 +24,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_it_goes_on_from_the_step_at_which_the_run_does(path: Path) -> None:
+def test_it_continues_from_the_step_at_which_the_run_resumes(path: Path) -> None:
     MetricsFile(path, resume_step=2).log_metrics({"epoch": 0, "train/loss": 0.5}, 2)
     assert rows(path) == [("0", "1.5", ""), ("1", "1.5", ""), ("2", "0.5", "")]
 

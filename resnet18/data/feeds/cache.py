@@ -6,44 +6,41 @@ file that was added, changed or taken away is noticed.
 """
 
 import hashlib
-import json
 import os
-import tempfile
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import torch
 from platformdirs import user_cache_path
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import track
 from torch import Tensor
 
 from resnet18.data.feeds.decode import UnreadableImage, centre_square, decode, scaled_side
 from resnet18.data.feeds.files import Files, Geometry
 from resnet18.errors import RunError
 
-FORMAT = 1  # raised whenever decoding gives other pixels than before
+FORMAT = 2  # raised whenever decoding gives other pixels than before, or they are kept in another way
 CHUNK = 32  # files a task
 
 
-class Looked(NamedTuple):
-    """What came of decoding a list of files."""
+class DecodedFiles(NamedTuple):
+    """What came of decoding a list of N files."""
 
-    store: Tensor | None
-    """uint8, N×S×S×C, mapped from the cache; zeros for what could not be read. None where only readability counted."""
-    broken: dict[str, str]
-    """The names of the files that can't be read, and why."""
+    store: Tensor | None  # uint8 N×S×S×C, zeros for what is broken; None if not asked for
+    broken: dict[str, str]  # the names of the files that can't be read, and why
 
 
-def look_through(files: Files, geometry: Geometry, directory: Path | None, *, keep: bool) -> Looked:
-    """Decodes every file, or takes from the cache what an earlier run did.
+def decode_or_load(files: Files, geometry: Geometry, directory: Path | None, *, keep: bool) -> DecodedFiles:
+    """Decodes every file to the pixels that evaluation sees, or maps from the cache what an earlier run did.
 
     Args:
         files: What to decode.
-        geometry: ``evaluation``, ``share`` and ``channels`` of it: the pixels kept are what evaluation sees.
+        geometry: ``evaluation``, ``share`` and ``channels`` of it.
         directory: Of the cache; by default the user's own, such as ``~/.cache/resnet18``.
         keep: Whether the pixels are wanted, and not only the names of what is broken.
 
@@ -53,22 +50,33 @@ def look_through(files: Files, geometry: Geometry, directory: Path | None, *, ke
     directory = directory or user_cache_path("resnet18")
     kind = ["pixels", geometry.evaluation, geometry.share] if keep else ["names"]
     group = _digest([FORMAT, str(files.root.resolve()), *kind, geometry.channels])
-    name = directory / f"{group}-{_digest(_listing(files))}"
-    index, pixels = name.with_suffix(".json"), name.with_suffix(".pixels")
-    shape = (len(files), geometry.evaluation, geometry.evaluation, geometry.channels)
-    size = shape[0] * shape[1] * shape[2] * shape[3] if keep else 0
-    if not index.exists() or (keep and (not pixels.exists() or pixels.stat().st_size != size)):
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            _decode_all(files, geometry, index, pixels if keep else None, shape)
-        except OSError as error:
-            raise RunError(f"data.cache_dir: {directory} can't be written: {error.strerror or error}") from None
-        for stale in directory.glob(f"{group}-*"):
-            if not stale.name.startswith(name.name):
-                with suppress(OSError):  # gone by now, or, on Windows, in use by another run
-                    stale.unlink()
-    store = _mapped(pixels, shape, shared=False) if keep else None
-    return Looked(store, json.loads(index.read_text()))
+    path = directory / f"{group}-{_digest(_listing(files))}.pt"
+    with suppress(OSError, RuntimeError):  # there is none, or it was cut short
+        return _load(path)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=directory) as folder:  # what has the right name is whole
+            _save(_decode(files, geometry, keep), Path(folder, path.name))
+            os.replace(Path(folder, path.name), path)
+    except OSError as error:
+        raise RunError(f"data.cache_dir: {directory} can't be written: {error.strerror or error}") from None
+    for stale in directory.glob(f"{group}-*"):
+        if stale != path:
+            with suppress(OSError):  # gone by now, or, on Windows, in use by another run
+                stale.unlink()
+    return _load(path)
+
+
+def _save(decoded: DecodedFiles, path: Path) -> None:
+    try:
+        torch.save(tuple(decoded), path)
+    except RuntimeError as error:
+        raise OSError(f"is the disk full? {str(error).partition(chr(10))[0]}") from None
+
+
+def _load(path: Path) -> DecodedFiles:
+    # Mapped and private: ranks share the memory, and what is written to it stays in the process.
+    return DecodedFiles(*torch.load(path, mmap=True, weights_only=True))
 
 
 def _digest(parts: Iterable[object]) -> str:
@@ -87,68 +95,29 @@ def _listing(files: Files) -> Iterable[str]:
             yield f"{name}\tmissing"
 
 
-def _mapped(path: Path, shape: tuple[int, ...], *, shared: bool) -> Tensor:
-    size = torch.Size(shape).numel()
-    if not size:
-        return torch.empty(shape, dtype=torch.uint8)
-    return torch.from_file(str(path), shared=shared, size=size, dtype=torch.uint8).view(shape)
-
-
-def _decode_all(
-    files: Files, geometry: Geometry, index: Path, pixels: Path | None, shape: tuple[int, int, int, int]
-) -> None:
-    """Writes both files under other names first: what has the right name is whole."""
-    with tempfile.TemporaryDirectory(dir=index.parent) as place:
-        store = None
-        if pixels is not None:
-            with open(Path(place, pixels.name), "wb") as file:
-                _reserve(file.fileno(), torch.Size(shape).numel())
-            store = _mapped(Path(place, pixels.name), shape, shared=True)
-        broken = _decode_into(store, files, geometry)
-        del store  # Windows renames no file that is mapped
-        Path(place, index.name).write_text(json.dumps(broken, indent=1))
-        if pixels is not None:
-            os.replace(Path(place, pixels.name), pixels)
-        os.replace(Path(place, index.name), index)
-
-
-def _reserve(descriptor: int, size: int) -> None:
-    # On a full disk this fails with an error; writing to a mapped file would end the process with a bus error.
-    if hasattr(os, "posix_fallocate") and size:
-        os.posix_fallocate(descriptor, 0, size)
-    else:
-        os.truncate(descriptor, size)
-
-
-def _decode_into(store: Tensor | None, files: Files, geometry: Geometry) -> dict[str, str]:
-    broken: dict[str, str] = {}
+def _decode(files: Files, geometry: Geometry, keep: bool) -> DecodedFiles:
     size, share, channels = geometry.evaluation, geometry.share, geometry.channels
+    store = torch.zeros(len(files), size, size, channels, dtype=torch.uint8) if keep else None
+    broken: dict[str, str] = {}
 
-    def decode_chunk(first: int) -> int:
-        last = min(first + CHUNK, len(files))
-        for number in range(first, last):
+    def decode_chunk(first: int) -> None:
+        for number in range(first, min(first + CHUNK, len(files))):
             try:
                 image = decode(files.root / files.names[number], channels, scaled_side(size, share))
             except UnreadableImage as error:
                 broken[files.names[number]] = str(error)
                 continue
             if store is not None:
-                store[number] = centre_square(image, size, share).permute(1, 2, 0)
-        return last - first
+                store[number] = centre_square(image, size, share).permute(1, 2, 0)  # C×S×S to S×S×C
 
+    chunks, console = range(0, len(files), CHUNK), Console(stderr=True)
+    bar = {"console": console, "transient": True, "disable": not console.is_terminal}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # the images are shared out, not the pixels of one
     try:
-        with ThreadPoolExecutor() as pool, _progress() as bar:
-            task = bar.add_task(f"decoding {files.root}", total=len(files))
-            for done in pool.map(decode_chunk, range(0, len(files), CHUNK)):
-                bar.advance(task, done)
+        with ThreadPoolExecutor() as pool:
+            done = pool.map(decode_chunk, chunks)
+            list(track(done, f"decoding {files.root}", total=len(chunks), **bar))
     finally:
         torch.set_num_threads(threads)
-    return {name: broken[name] for name in sorted(broken)}
-
-
-def _progress() -> Progress:
-    console = Console(stderr=True)
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    return DecodedFiles(store, {name: broken[name] for name in sorted(broken)})

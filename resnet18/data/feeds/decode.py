@@ -9,7 +9,9 @@ frequency domain: a 12-megapixel photograph then costs a fraction of its full de
 import io
 import re
 import warnings
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy
 import torch
@@ -39,18 +41,15 @@ class UnreadableImage(Exception):  # noqa: N818
 
 
 def decode(path: Path, channels: int = 3, at_least: int | None = None, *, checked: bool = False) -> Tensor:
-    """The pixels of an image file, upright as its EXIF orientation says.
+    """The pixels of an image file, upright as its EXIF orientation says: uint8, C×H×W.
 
     Transparency is dropped, an animation gives its first frame, and 16 bits a channel give their upper 8.
 
     Args:
         path: The file, of any kind that PIL reads.
         channels: 3 for colour, 1 for grey; an image of the other kind is converted.
-        at_least: A large JPEG may come reduced by 2, 4 or 8 as long as both of its sides keep so many pixels.
-        checked: The file has been decoded before: its header is not looked at again where that can be spared.
-
-    Returns:
-        uint8, C×H×W.
+        at_least: A large JPEG may come reduced by 2, 4 or 8 as long as both of its sides keep this many pixels.
+        checked: The file has been decoded before: a small JPEG then skips the look at its header.
 
     Raises:
         UnreadableImage: Where the file is missing, empty, cut short, too large, or no image.
@@ -65,10 +64,8 @@ def decode(path: Path, channels: int = 3, at_least: int | None = None, *, checke
         raise UnreadableImage("the file is empty")
     try:
         if checked and TRUECOLOR and content.startswith(JPEG_MAGIC) and len(content) < LARGE_FILE:
-            try:
+            with suppress(RuntimeError):  # one of the kinds that are left to PIL
                 return _decode_jpeg(content, channels)
-            except RuntimeError:
-                pass  # one of the kinds that are left to PIL
         with Image.open(io.BytesIO(content)) as image:
             return _decode_any(image, content, channels, at_least)
     except UnidentifiedImageError:
@@ -80,17 +77,14 @@ def decode(path: Path, channels: int = 3, at_least: int | None = None, *, checke
         raise UnreadableImage(reason or type(error).__name__) from None
 
 
-def _decode_jpeg(content: bytes, channels: int) -> Tensor:
+def _decode_jpeg(content: bytes, channels: int) -> Any:
     mode = ImageReadMode.RGB if channels == 3 else ImageReadMode.GRAY
     # The buffer is only read, which torch.frombuffer can't know of bytes.
     data = torch.frombuffer(bytearray(content), dtype=torch.uint8)
-    pixels = decode_jpeg(data, mode=mode, apply_exif_orientation=True)
-    assert isinstance(pixels, Tensor)  # one image in, one out
-    return pixels
+    return decode_jpeg(data, mode=mode, apply_exif_orientation=True)  # C×H×W
 
 
 def _decode_any(image: Image.Image, content: bytes, channels: int, at_least: int | None) -> Tensor:
-    wanted = "RGB" if channels == 3 else "L"
     width, height = image.size
     if image.format == "JPEG" and at_least is not None and len(content) >= LARGE_FILE:
         image.draft(image.mode, (at_least, at_least))
@@ -103,20 +97,14 @@ def _decode_any(image: Image.Image, content: bytes, channels: int, at_least: int
         raise UnreadableImage("floating-point pixels, whose range is not known")
     if image.mode.startswith("I"):  # PIL would cut values off at 255 instead of scaling them
         image = Image.fromarray((numpy.asarray(image).clip(0, 65535) >> 8).astype(numpy.uint8))
-    pixels = torch.from_numpy(numpy.array(image.convert(wanted)))
+    pixels = torch.from_numpy(numpy.array(image.convert("RGB" if channels == 3 else "L")))  # H×W×3 or H×W
     return pixels.view(image.height, image.width, channels).permute(2, 0, 1)
 
 
 def centre_square(image: Tensor, size: int, share: float) -> Tensor:
-    """What evaluation sees of an image: scaled, then the square in its middle.
+    """What evaluation sees of an image (uint8, C×H×W): scaled, then the square in its middle, C×size×size.
 
-    Args:
-        image: uint8, C×H×W.
-        size: Side of the square in pixels.
-        share: Of the scaled image's shorter side; 0.875 is ImageNet's 224 of 256.
-
-    Returns:
-        uint8, C×size×size.
+    The square takes ``share`` of the scaled image's shorter side; 0.875 is ImageNet's 224 of 256.
     """
     return F.center_crop(F.resize(image, [scaled_side(size, share)], antialias=True), [size, size])
 

@@ -10,19 +10,16 @@ from torch import Tensor
 
 from resnet18.data.feeds.resident import named
 
-GROWTH = 32  # pixels, the stride of the last stage: sizes between its multiples cost as much as the next
+STRIDE = 32  # pixels, of the last stage: sizes between its multiples cost as much as the next
 
 
 @dataclass(frozen=True)
 class Files:
     """A labelled set of N image files."""
 
-    root: Path
-    """The directory that ``names`` start from."""
-    names: Sequence[str]
-    """N paths in it."""
-    labels: Tensor
-    """int64, N."""
+    root: Path  # the directory that names start from
+    names: Sequence[str]  # N paths
+    labels: Tensor  # int64 N, or N targets of another kind that the source accepts
 
     def __len__(self) -> int:
         return len(self.names)
@@ -38,23 +35,14 @@ class Files:
 
 @dataclass(frozen=True)
 class Geometry:
-    """The sizes that images are brought to, in pixels.
+    """The sizes that images are brought to, in pixels."""
 
-    Args:
-        train: Side of a training image.
-        evaluation: Side of any other image.
-        share: Of the shorter side, for what is evaluated: see :func:`~resnet18.data.feeds.decode.centre_square`.
-        channels: 3 or 1.
-        first: Side of a training image in the first epochs; by default the same.
-        growth: Between which shares of the run's epochs the side grows from ``first`` to ``train``.
-    """
-
-    train: int
-    evaluation: int
-    share: float = 1.0
-    channels: int = 3
-    first: int | None = None
-    growth: Sequence[float] = (0.75, 0.85)
+    train: int  # side of a training image
+    evaluation: int  # side of any other image
+    share: float = 1.0  # of the shorter side, for evaluation: see decode.centre_square
+    channels: int = 3  # or 1
+    first: int | None = None  # side of a training image in the first epochs; by default the same
+    growth: Sequence[float] = (0.75, 0.85)  # shares of the run's epochs between which it grows to `train`
 
     def train_size(self, epoch: int, epochs: int) -> int:
         """Side of a training image in an epoch, growing in steps of 32 pixels as in FFCV's ImageNet recipe."""
@@ -63,5 +51,5 @@ class Geometry:
         begin, end = (share * epochs for share in self.growth)
         grown = float(numpy.interp(epoch, [begin, end], [self.first, self.train]))
         if begin < epoch < end:
-            grown = min(max(round(grown / GROWTH) * GROWTH, self.first), self.train)
+            grown = min(max(round(grown / STRIDE) * STRIDE, self.first), self.train)
         return round(grown)

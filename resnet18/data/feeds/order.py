@@ -17,40 +17,33 @@ class Position(NamedTuple):
     batch: int
 
 
-class Place(NamedTuple):
-    """Where the Trainer wants the batches, and which share of them."""
+class Shard(NamedTuple):
+    """Which share of the images is this process's, and where its batches go."""
 
     device: torch.device = torch.device("cpu")
     rank: int = 0
     world_size: int = 1
 
 
+ALONE = Shard()
+
+
 class Order:
-    """Shuffled full batches.
+    """Shuffled full batches of the numbers 0 to ``count`` - 1.
 
-    Every rank draws the same permutation and takes its own share of it. All ranks have the same number of full batches;
-    the images left over, fewer than one batch over all ranks, are others in every epoch.
-
-    Args:
-        count: Number of images.
-        batch_size: Images a batch, on each rank.
-        seed: Other seeds give other orders.
-        rank: This process's number, of ``world_size``.
-        world_size: How many processes share the images.
-
-    Raises:
-        ValueError: Where the images do not fill one batch on every rank.
+    Every rank draws the same permutation and takes its own share of it. All ranks have the same number of full batches
+    of ``batch_size``; the images left over, fewer than one batch over all ranks, are others in every epoch. ValueError
+    where the images do not fill one batch on every rank.
     """
 
-    def __init__(self, count: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1) -> None:
-        self.count, self.batch_size, self.seed, self.rank, self.world_size = count, batch_size, seed, rank, world_size
-        self.batches = count // (batch_size * world_size)
+    def __init__(self, count: int, batch_size: int, seed: int, shard: Shard = ALONE) -> None:
+        self.count, self.batch_size, self.seed, self.shard = count, batch_size, seed, shard
+        self.batches = count // (batch_size * shard.world_size)
         if self.batches == 0:
-            raise ValueError(
-                f"{count} training images do not fill a batch of {batch_size} on each of {world_size} ranks"
-            )
+            many = f"a batch of {batch_size} on each of {shard.world_size} ranks"
+            raise ValueError(f"batch_size is too large: {count} training images do not fill {many}")
 
     def epoch(self, number: int) -> Tensor:
         """This rank's images in an epoch, in order: int64, ``batches`` · ``batch_size``, on the CPU."""
         permutation = torch.randperm(self.count, generator=generator(self.seed, _ORDER, number))
-        return permutation[self.rank :: self.world_size][: self.batches * self.batch_size]
+        return permutation[self.shard.rank :: self.shard.world_size][: self.batches * self.batch_size]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from resnet18.data.feeds.augment import Augmentation
-from resnet18.data.feeds.order import Order, Position
+from resnet18.data.feeds.order import ALONE, Order, Position, Shard
 from resnet18.engine.seeding import generator
 
 AUGMENT = 2  # keeps these draws apart from those of the order
@@ -20,20 +20,16 @@ _PLAIN = Augmentation()
 
 
 @dataclass(frozen=True)
-class Pixels:
+class ImageTensors:
     """A labelled set of N images, or some of a larger one's, which is then shared and not copied."""
 
-    store: Tensor
-    """uint8, M×H×W×C."""
-    labels: Tensor
-    """int64, N."""
-    rows: Tensor | None = None
-    """int64, N: where in ``store`` each image stands. Without it, in order."""
-    names: Sequence[str] | None = None
-    """What the images are called in the tables that ``predict`` writes; by default their numbers."""
+    store: Tensor  # uint8 M×H×W×C
+    labels: Tensor  # int64 N, or N targets of another kind that the source accepts
+    rows: Tensor | None = None  # int64 N: where in the store each image stands; without it, in order
+    names: Sequence[str] | None = None  # N, for the tables that `predict` writes; by default their numbers
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.store if self.rows is None else self.rows)
 
     @property
     def images(self) -> Tensor:
@@ -56,6 +52,9 @@ class Pixels:
         return type(self)(self.store.to(device), self.labels.to(device), rows, self.names)
 
 
+Pixels = ImageTensors  # the earlier name
+
+
 def named(labels: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
     """Labels and names, both as tensors."""
     content = "\n".join(names).encode("utf-8", "surrogateescape")
@@ -63,42 +62,28 @@ def named(labels: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
 
 
 class TrainLoader:
-    """Shuffled, augmented training batches: (uint8 B×C×H×W in channels-last memory, int64 B).
+    """Shuffled, augmented training batches: (uint8 B×C×H×W in channels-last memory, B targets).
 
     The order is :class:`~resnet18.data.feeds.order.Order`'s. The augmentation is a function of (seed, step, rank).
-
-    Args:
-        pixels: The images, moved to ``device`` once.
-        batch_size: Images a batch, on each rank.
-        seed: Seed of the order and of the augmentation.
-        augmentation: What is done to the images; nothing that is done one by one.
-        device: Where the images live and the batches come from.
-        rank: This process's number, of ``world_size``.
-        world_size: How many processes share the images.
-        position: Asked at the start of every pass. Without it the passes count themselves, from epoch 0.
-
-    Raises:
-        ValueError: Where the images do not fill one batch on every rank, and for an augmentation that is done to one
-            image at a time.
+    ``position`` is asked at the start of every pass; without it the passes count themselves, from epoch 0. The images
+    are moved to the shard's device once. ValueError for an augmentation that is done to one image at a time.
     """
 
     def __init__(
         self,
-        pixels: Pixels,
+        pixels: ImageTensors,
         batch_size: int,
         seed: int,
         augmentation: Augmentation = _PLAIN,
         *,
-        device: torch.device | str = "cpu",
-        rank: int = 0,
-        world_size: int = 1,
+        shard: Shard = ALONE,
         position: Callable[[], Position] | None = None,
     ) -> None:
         if augmentation.one_by_one:
             raise ValueError("policy and erasing are done to one image at a time, which the resident feed does not do")
-        self.pixels, self.augmentation = pixels.to(device), augmentation
-        self._colour = torch.tensor(augmentation.fill, dtype=torch.uint8).to(device)
-        self.order = Order(len(pixels), batch_size, seed, rank, world_size)
+        self.pixels, self.augmentation = pixels.to(shard.device), augmentation
+        self._colour = torch.tensor(augmentation.fill, dtype=torch.uint8).to(shard.device)  # C
+        self.order = Order(len(pixels), batch_size, seed, shard)
         self._passes = 0
         self._position = position or (lambda: Position(self._passes, 0))
 
@@ -112,39 +97,22 @@ class TrainLoader:
         # The epoch's order crosses to the device at once: a copy a batch would make the device wait for each.
         batches = order.epoch(epoch).to(pixels.store.device).split(order.batch_size)
         for batch in range(first, order.batches):
-            index = batches[batch]
+            index = batches[batch]  # B
             rows = index if pixels.rows is None else pixels.rows[index]
-            draws = generator(order.seed, AUGMENT, epoch * order.batches + batch, order.rank, device=rows.device)
-            yield (
-                self.augmentation.gather(pixels.store, rows, self._colour, draws).permute(0, 3, 1, 2),
-                pixels.labels[index],
-            )
+            draws = generator(order.seed, AUGMENT, epoch * order.batches + batch, order.shard.rank, device=rows.device)
+            images = self.augmentation.gather(pixels.store, rows, self._colour, draws)  # B×H×W×C
+            yield images.permute(0, 3, 1, 2), pixels.labels[index]
 
 
 class EvaluationLoader:
-    """Every image exactly once over all ranks, in order: (uint8 B×C×H×W, int64 B labels, int64 B positions).
+    """Every image exactly once over all ranks, in order: (uint8 B×C×H×W, B targets, int64 B positions).
 
     Ranks may hold one image more or fewer than others: padding to equal shares would count images twice.
-
-    Args:
-        pixels: The images, moved to ``device`` once.
-        batch_size: Images a batch.
-        device: Where the images live and the batches come from.
-        rank: This process's number, of ``world_size``.
-        world_size: How many processes share the images.
     """
 
-    def __init__(
-        self,
-        pixels: Pixels,
-        batch_size: int,
-        *,
-        device: torch.device | str = "cpu",
-        rank: int = 0,
-        world_size: int = 1,
-    ) -> None:
-        self.positions = torch.arange(len(pixels))[rank::world_size]
-        self.pixels = pixels.take(self.positions).to(device)
+    def __init__(self, pixels: ImageTensors, batch_size: int, *, shard: Shard = ALONE) -> None:
+        self.positions = torch.arange(len(pixels))[shard.rank :: shard.world_size]
+        self.pixels = pixels.take(self.positions).to(shard.device)
         self.batch_size = batch_size
 
     def __len__(self) -> int:
@@ -155,4 +123,5 @@ class EvaluationLoader:
         assert rows is not None
         for start in range(0, len(self.positions), self.batch_size):
             batch = slice(start, start + self.batch_size)
-            yield store[rows[batch]].permute(0, 3, 1, 2), labels[batch], self.positions[batch]
+            images = store[rows[batch]]  # B×H×W×C
+            yield images.permute(0, 3, 1, 2), labels[batch], self.positions[batch]

@@ -1,4 +1,3 @@
-import errno
 import os
 import threading
 from pathlib import Path
@@ -9,7 +8,7 @@ import torch
 from conftest import picture, picture_folder
 
 from resnet18.data.feeds import cache
-from resnet18.data.feeds.cache import look_through
+from resnet18.data.feeds.cache import decode_or_load
 from resnet18.data.feeds.decode import centre_square, decode
 from resnet18.data.feeds.files import Files, Geometry
 from resnet18.errors import RunError
@@ -44,18 +43,18 @@ def undecoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def test_the_pixels_are_those_that_evaluation_sees(
     files: Files, tmp_path: Path, channels: int, size: int, share: float
 ) -> None:
-    looked = look_through(files, Geometry(size, size, share, channels), tmp_path / "cache", keep=True)
-    assert looked.broken == {}
-    assert looked.store is not None
-    assert (looked.store.shape, looked.store.dtype) == ((10, size, size, channels), torch.uint8)
-    for name, pixels in zip(files.names, looked.store, strict=True):
+    decoded = decode_or_load(files, Geometry(size, size, share, channels), tmp_path / "cache", keep=True)
+    assert decoded.broken == {}
+    assert decoded.store is not None
+    assert (decoded.store.shape, decoded.store.dtype) == ((10, size, size, channels), torch.uint8)
+    for name, pixels in zip(files.names, decoded.store, strict=True):
         assert torch.equal(pixels.permute(2, 0, 1), centre_square(decode(files.root / name, channels), size, share))
 
 
-def test_the_second_look_decodes_nothing(files: Files, tmp_path: Path, undecoded: list[Path]) -> None:
-    first = look_through(files, GEOMETRY, tmp_path / "cache", keep=True)
+def test_the_second_time_nothing_is_decoded(files: Files, tmp_path: Path, undecoded: list[Path]) -> None:
+    first = decode_or_load(files, GEOMETRY, tmp_path / "cache", keep=True)
     assert len(undecoded) == 10
-    second = look_through(files, GEOMETRY, tmp_path / "cache", keep=True)
+    second = decode_or_load(files, GEOMETRY, tmp_path / "cache", keep=True)
     assert len(undecoded) == 10
     assert first.store is not None
     assert second.store is not None
@@ -67,7 +66,7 @@ def test_a_change_is_noticed_and_the_old_pixels_go(
     files: Files, tmp_path: Path, undecoded: list[Path], change: str
 ) -> None:
     place = tmp_path / "cache"
-    look_through(files, GEOMETRY, place, keep=True)
+    decode_or_load(files, GEOMETRY, place, keep=True)
     path, names = files.root / files.names[3], list(files.names)
     if change == "content":
         picture(99, 50).save(path)
@@ -80,12 +79,12 @@ def test_a_change_is_noticed_and_the_old_pixels_go(
         names.pop()
     undecoded.clear()
     changed = Files(files.root, names, torch.zeros(len(names)).long())
-    looked = look_through(changed, GEOMETRY, place, keep=True)
+    decoded = decode_or_load(changed, GEOMETRY, place, keep=True)
     assert len(undecoded) == len(names)
-    assert looked.store is not None
-    for name, pixels in zip(names, looked.store, strict=True):
+    assert decoded.store is not None
+    for name, pixels in zip(names, decoded.store, strict=True):
         assert torch.equal(pixels.permute(2, 0, 1), centre_square(decode(files.root / name), 16, 1.0))
-    assert len(list(place.iterdir())) == 2
+    assert len(list(place.iterdir())) == 1
 
 
 def test_other_sizes_and_other_folders_are_kept_side_by_side(
@@ -93,10 +92,10 @@ def test_other_sizes_and_other_folders_are_kept_side_by_side(
 ) -> None:
     other = Files(picture_folder(tmp_path / "val", each=1), ["cat/0.jpg", "dog/0.jpg"], torch.tensor([0, 1]))
     for _ in range(2):
-        look_through(files, GEOMETRY, tmp_path / "cache", keep=True)
-        look_through(files, Geometry(20, 20), tmp_path / "cache", keep=True)
-        look_through(files, Geometry(16, 16, channels=1), tmp_path / "cache", keep=True)
-        look_through(other, GEOMETRY, tmp_path / "cache", keep=True)
+        decode_or_load(files, GEOMETRY, tmp_path / "cache", keep=True)
+        decode_or_load(files, Geometry(20, 20), tmp_path / "cache", keep=True)
+        decode_or_load(files, Geometry(16, 16, channels=1), tmp_path / "cache", keep=True)
+        decode_or_load(other, GEOMETRY, tmp_path / "cache", keep=True)
         assert len(undecoded) == 3 * 10 + 2
 
 
@@ -108,58 +107,78 @@ def test_what_is_broken_is_remembered_with_its_reason(
     (files.root / "dog/4.jpg").write_text("no")
     expected = {"cat/1.jpg": "the file is empty", "dog/4.jpg": "not an image of a known kind"}
     for _ in range(2):
-        looked = look_through(files, GEOMETRY, tmp_path / "cache", keep=keep)
-        assert looked.broken == expected
+        decoded = decode_or_load(files, GEOMETRY, tmp_path / "cache", keep=keep)
+        assert decoded.broken == expected
         assert len(undecoded) == 10
-        assert (looked.store is not None) == keep
+        assert (decoded.store is not None) == keep
     picture(1).save(files.root / "cat/1.jpg")
-    assert list(look_through(files, GEOMETRY, tmp_path / "cache", keep=keep).broken) == ["dog/4.jpg"]
+    assert list(decode_or_load(files, GEOMETRY, tmp_path / "cache", keep=keep).broken) == ["dog/4.jpg"]
 
 
 def test_a_cache_that_was_cut_short_is_made_again(files: Files, tmp_path: Path, undecoded: list[Path]) -> None:
-    look_through(files, GEOMETRY, tmp_path / "cache", keep=True)
-    (pixels,) = (tmp_path / "cache").glob("*.pixels")
-    os.truncate(pixels, 100)
-    looked = look_through(files, GEOMETRY, tmp_path / "cache", keep=True)
+    decode_or_load(files, GEOMETRY, tmp_path / "cache", keep=True)
+    (path,) = (tmp_path / "cache").iterdir()
+    os.truncate(path, 100)
+    decoded = decode_or_load(files, GEOMETRY, tmp_path / "cache", keep=True)
     assert len(undecoded) == 20
-    assert looked.store is not None
-    assert looked.store[-1].any()
+    assert decoded.store is not None
+    assert decoded.store[-1].any()
 
 
 def test_writing_to_the_pixels_does_not_reach_the_cache(files: Files, tmp_path: Path) -> None:
-    first = look_through(files, GEOMETRY, tmp_path / "cache", keep=True).store
+    first = decode_or_load(files, GEOMETRY, tmp_path / "cache", keep=True).store
     assert first is not None
     before = first.clone()
     first.zero_()
-    second = look_through(files, GEOMETRY, tmp_path / "cache", keep=True).store
+    second = decode_or_load(files, GEOMETRY, tmp_path / "cache", keep=True).store
     assert second is not None
     assert torch.equal(second, before)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, OSError(errno.ENOSPC, "No space left on device")])
-def test_an_interrupted_look_leaves_nothing_that_could_be_taken_for_whole(
-    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
+def test_what_was_interrupted_is_not_taken_for_whole(
+    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
-        raise error
+    def interrupted(value: object, path: Path) -> None:
+        path.write_bytes(b"the first bytes")
+        raise KeyboardInterrupt
 
-    monkeypatch.setattr(cache, "_reserve" if isinstance(error, OSError) else "_decode_into", fail)
-    expected = RunError if isinstance(error, OSError) else KeyboardInterrupt
-    with pytest.raises(expected) as raised:
-        look_through(files, GEOMETRY, tmp_path / "cache", keep=True)
-    if expected is RunError:
-        assert str(raised.value) == f"data.cache_dir: {tmp_path / 'cache'} can't be written: No space left on device"
+    monkeypatch.setattr(torch, "save", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        decode_or_load(files, GEOMETRY, tmp_path / "cache", keep=True)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs a limit to the size of files, for a full disk")
+def test_a_full_disk_is_a_line_that_leaves_nothing_behind(files: Files, tmp_path: Path) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        with pytest.raises(RunError, match=r"data.cache_dir: .*cache can't be written: is the disk full\?"):
+            decode_or_load(files, GEOMETRY, tmp_path / "cache", keep=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+@pytest.mark.skipif(os.name != "posix", reason="names that are not valid text exist on POSIX only")
+def test_a_broken_file_whose_name_is_no_valid_text_is_remembered(files: Files, tmp_path: Path) -> None:
+    name = os.fsdecode(b"cat/\xff.jpg")
+    (files.root / name).write_bytes(b"")
+    odd = Files(files.root, [*files.names, name], torch.zeros(11).long())
+    for _ in range(2):
+        assert decode_or_load(odd, GEOMETRY, tmp_path / "cache", keep=True).broken == {name: "the file is empty"}
 
 
 def test_a_cache_directory_that_can_not_be_made_is_named(files: Files, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(RunError, match=r"data.cache_dir: .*file/cache can't be written: Not a directory"):
-        look_through(files, GEOMETRY, tmp_path / "file" / "cache", keep=True)
+        decode_or_load(files, GEOMETRY, tmp_path / "file" / "cache", keep=True)
 
 
 def test_no_files_are_no_pixels(tmp_path: Path) -> None:
     empty = Files(tmp_path, [], torch.zeros(0).long())
-    looked = look_through(empty, GEOMETRY, tmp_path / "cache", keep=True)
-    assert looked.store is not None
-    assert looked.store.shape == (0, 16, 16, 3)
+    decoded = decode_or_load(empty, GEOMETRY, tmp_path / "cache", keep=True)
+    assert decoded.store is not None
+    assert decoded.store.shape == (0, 16, 16, 3)

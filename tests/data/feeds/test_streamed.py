@@ -11,7 +11,7 @@ from torchvision.transforms import v2
 from resnet18.data.feeds.augment import Augmentation
 from resnet18.data.feeds.decode import centre_square, decode
 from resnet18.data.feeds.files import Files, Geometry
-from resnet18.data.feeds.order import Position
+from resnet18.data.feeds.order import Position, Shard
 from resnet18.data.feeds.resident import AUGMENT
 from resnet18.data.feeds.streamed import StreamedEvaluationLoader, StreamedTrainLoader
 from resnet18.engine.seeding import mix
@@ -40,7 +40,7 @@ def same(one: Sequence[tuple[Tensor, ...]], other: Sequence[tuple[Tensor, ...]])
     )
 
 
-def images_of(batches: list[tuple[Tensor, Tensor]]) -> dict[int, Tensor]:
+def images_of(batches: Sequence[tuple[Tensor, ...]]) -> dict[int, Tensor]:
     return {int(label): image for images, labels in batches for image, label in zip(images, labels, strict=True)}
 
 
@@ -72,7 +72,7 @@ def test_what_happens_to_an_image_depends_on_seed_epoch_and_the_image_alone(file
     assert len(whole) == 22
     parts: dict[int, Tensor] = {}
     for rank in range(2):
-        parts |= images_of(list(StreamedTrainLoader(files, 3, 0, GEOMETRY, CROP, rank=rank, world_size=2)))
+        parts |= images_of(list(StreamedTrainLoader(files, 3, 0, GEOMETRY, CROP, shard=Shard(rank=rank, world_size=2))))
     assert len(parts) == 18
     for label, image in parts.items():
         assert torch.equal(image, whole[label])
@@ -142,16 +142,6 @@ def test_what_is_painted_over_has_the_given_colour(files: Files, wanted: Augment
     assert painted == 22
 
 
-def test_images_grow_in_steps_of_32_pixels_between_the_given_shares_of_the_run() -> None:
-    geometry = Geometry(train=192, evaluation=256, first=96, growth=(0.5, 0.8))
-    sizes = [geometry.train_size(epoch, 10) for epoch in range(10)]
-    assert sizes == [96, 96, 96, 96, 96, 96, 128, 160, 192, 192]
-    assert {Geometry(224, 224).train_size(epoch, 10) for epoch in range(10)} == {224}
-    # FFCV's rn18 configuration of 16 epochs, which grows between epochs 11 and 13.
-    ffcv = Geometry(192, 256, first=160, growth=(11 / 16, 13 / 16))
-    assert [ffcv.train_size(epoch, 16) for epoch in range(16)] == [160] * 12 + [192] * 4
-
-
 def test_growing_images_come_in_the_epochs_size(files: Files) -> None:
     geometry = Geometry(64, 64, first=32, growth=(0.0, 1.0))
     loader = StreamedTrainLoader(files, 4, 0, geometry, CROP, epochs=4, num_workers=1)
@@ -163,7 +153,9 @@ def test_growing_images_come_in_the_epochs_size(files: Files) -> None:
 def test_evaluation_sees_every_image_once_over_all_ranks(files: Files, world_size: int, num_workers: int) -> None:
     seen = []
     for rank in range(world_size):
-        loader = StreamedEvaluationLoader(files, 4, GEOMETRY, num_workers=num_workers, rank=rank, world_size=world_size)
+        loader = StreamedEvaluationLoader(
+            files, 4, GEOMETRY, num_workers=num_workers, shard=Shard(rank=rank, world_size=world_size)
+        )
         batches = list(loader)
         assert len(batches) == len(loader)
         for images, labels, positions in batches:
@@ -177,7 +169,7 @@ def test_evaluation_sees_every_image_once_over_all_ranks(files: Files, world_siz
 
 def test_an_empty_share_of_the_images_is_no_batches(files: Files) -> None:
     few = files.take(torch.tensor([3]))
-    assert list(StreamedEvaluationLoader(few, 4, GEOMETRY, rank=1, world_size=2)) == []
+    assert list(StreamedEvaluationLoader(few, 4, GEOMETRY, shard=Shard(rank=1, world_size=2))) == []
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
@@ -193,4 +185,4 @@ def test_a_file_that_is_gone_is_named_in_a_line(tmp_path: Path, num_workers: int
 
 def test_too_few_images_for_one_batch_on_every_rank_are_refused(files: Files) -> None:
     with pytest.raises(ValueError, match="22 training images do not fill a batch of 12 on each of 2 ranks"):
-        StreamedTrainLoader(files, 12, 0, GEOMETRY, CROP, world_size=2)
+        StreamedTrainLoader(files, 12, 0, GEOMETRY, CROP, shard=Shard(world_size=2))

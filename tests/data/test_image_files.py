@@ -1,4 +1,4 @@
-"""Sources through the real program: folders resident and streamed, CIFAR's archives, and one of the user's own."""
+"""Sources of files through the real program and by hand: both feeds, what is broken, what is refused."""
 
 import shutil
 import textwrap
@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from conftest import ROOT, archive_of, picture, picture_folder, start
+from conftest import ROOT, picture, picture_folder, start
 
 import resnet18
-from resnet18 import CIFAR10, CIFAR100, Pixels
+from resnet18 import Files, ImageFolder, ImageTensors
+from resnet18.data.feeds.streamed import StreamedEvaluationLoader, StreamedTrainLoader
 from resnet18.errors import RunError
 from resnet18.storage.checkpoints import read_checkpoint
 
@@ -20,6 +21,8 @@ TINY = (
     *("--data.image_size", "32", "--data.batch_size", "4", "--model.backbone.width", "8"),
     *("--trainer.precision", "32-true", "--trainer.log_every_n_steps", "1"),
 )
+
+
 STREAMED = ("--data.feed", "streamed", "--data.num_workers", "2", "--data.policy", "trivial")
 
 
@@ -63,9 +66,7 @@ STOP = """
 
 
 @pytest.mark.parametrize("options", [(), STREAMED], ids=["resident", "streamed"])
-def test_a_run_that_is_gone_on_with_ends_like_the_unbroken_one(
-    images: Path, lightning, options: tuple[str, ...]
-) -> None:
+def test_a_resumed_run_ends_like_the_unbroken_one(images: Path, lightning, options: tuple[str, ...]) -> None:
     Path("mynet.py").write_text(textwrap.dedent(STOP))
     weights = []
     for name in ("whole", "broken"):
@@ -160,63 +161,6 @@ def test_broken_files_are_listed_before_anything_is_trained(images: Path, lightn
     assert "19 images to train, 2 to validate" in done.out
 
 
-@pytest.mark.parametrize("source", [CIFAR10, CIFAR100])
-def test_cifar_is_read_from_its_archive(source: type[CIFAR10], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images = archive_of(source, tmp_path, monkeypatch)
-    data = source(root=str(tmp_path), val_share=0.5, batch_size=4)
-    data.prepare_data()
-    data.setup("fit")
-    data.setup("test")
-    assert isinstance(data.train, Pixels)
-    assert isinstance(data.val, Pixels)
-    assert isinstance(data.test, Pixels)
-    assert len(data.train) == len(data.val) == len(images["train"]) // 2
-    assert torch.equal(data.train.store.permute(0, 3, 1, 2), torch.from_numpy(images["train"]))
-    assert torch.equal(data.test.images.permute(0, 3, 1, 2), torch.from_numpy(images["test"]))
-    assert data.test.labels.tolist() == list(range(len(data.class_names)))
-    assert data.num_classes == len(set(data.class_names)) == int(source.__name__.removeprefix("CIFAR"))
-    batch, _ = next(iter(data.train_dataloader()))
-    assert batch.shape == (4, 3, 32, 32)
-
-
-@pytest.mark.parametrize("source", [CIFAR10, CIFAR100])
-def test_without_a_network_the_message_says_which_file_to_put_where(
-    source: type[CIFAR10], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def no_network(*_: Any, **__: Any) -> None:
-        raise OSError("<urlopen error [Errno -2] Name or service not known>")
-
-    monkeypatch.setattr("torchvision.datasets.utils._urlretrieve", no_network)
-    data = source(root=str(tmp_path / "data"))
-    with pytest.raises(RunError) as error:
-        data.prepare_data()
-    name, place = source.__name__, tmp_path / "data"
-    archive, message = source.archive, str(error.value)
-    assert message.startswith(f"data.root: {name} is not in {place} and could not be downloaded (")
-    assert f"Put {archive.filename} there, from {archive.url}, with the MD5 checksum {archive.tgz_md5}" in str(
-        error.value
-    )
-
-
-def test_a_damaged_archive_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    archive_of(CIFAR10, tmp_path, monkeypatch)
-    (tmp_path / "cifar-10-batches-py" / "data_batch_3").write_bytes(b"cut short")
-    with pytest.raises(RunError, match=f"data.root: CIFAR10 is not in {tmp_path}, or not whole"):
-        CIFAR10(root=str(tmp_path)).load("train")
-
-
-def test_cifar10_trains_by_its_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lightning) -> None:
-    archive_of(CIFAR10, tmp_path / "data", monkeypatch)
-    done = lightning(
-        *("fit", "--config", ROOT / "configs/cifar10.yaml", "--model.backbone.width", 8, "--data.batch_size", 30),
-        *("--trainer.max_epochs", 1, "--trainer.precision", "32-true"),
-    )
-    assert done.status == 0, done.err
-    assert "90 images to train, 10 to validate, 10 classes" in done.out
-    assert "resident feed, 0.3 MB" in done.out
-    assert lightning("test", "--ckpt_path", "runs/cifar10/latest").status == 0
-
-
 OWN = """
     from pathlib import Path
 
@@ -265,47 +209,6 @@ def test_a_source_of_files_is_a_few_lines(tmp_path: Path, lightning) -> None:
         ]
 
 
-WRONG = """
-    import torch
-    from resnet18 import ImageDataModule, Pixels
-
-
-    class Wrong(ImageDataModule):
-        class_names, mean, std, input_size = ("a", "b"), [0.5], [0.25], (1, 8, 8)
-
-        def load(self, part):
-            images, labels = torch.zeros(20, 8, 8, 1, dtype=torch.uint8), torch.arange(20) % 2
-            return Pixels({})
-"""
-
-
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ("images, labels + 1", "gave the label 2; 2 class_names mean labels 0 to 1"),
-        ("images, labels - 1", "gave the label -1; 2 class_names mean labels 0 to 1"),
-        ("images, labels[:19]", "should give 20 labels as int64, not torch.int64 of [19]"),
-        ("images, labels.float()", "not torch.float32 of [20]; an image has one class here, its number: neither"),
-        ("images, labels[:, None].expand(-1, 3)", "not torch.int64 of [20, 3]; an image has one class here"),
-        (
-            "images / 255, labels",
-            "should give uint8 images of N×8×8×1, as input_size says, not torch.float32 of 20×8",
-        ),
-        ("images.permute(0, 3, 1, 2), labels", "as input_size says, not torch.uint8 of 20×1×8×8"),
-        ("images[:0], labels[:0]", "gave no images"),
-        ("images, labels * 0", "there is no image to train on of the class b"),
-        ("images, labels, rows=labels[:3]", "should give 3 labels as int64"),
-    ],
-)
-def test_what_a_source_of_ones_own_gives_is_checked(tmp_path: Path, lightning, given: str, message: str) -> None:
-    (tmp_path / "mydata.py").write_text(textwrap.dedent(WRONG.format(given)))
-    done = lightning("fit", "--config", ROOT / "configs/digits.yaml", "--data", "mydata.Wrong")
-    assert done.status == 1
-    assert message in done.err
-    assert "Traceback" not in done.err
-    assert not Path("runs").exists()
-
-
 def test_images_that_vanish_while_training_end_the_run_with_their_name(images: Path, lightning) -> None:
     Path("mynet.py").write_text(
         textwrap.dedent("""
@@ -334,7 +237,7 @@ def test_two_ranks_share_one_decoding_and_count_every_image_once(images: Path, l
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert out.count("streamed feed, 2 workers: as asked") == 1
-    assert len(list((images.parent / "cache").glob("*.json"))) == 1
+    assert len(list((images.parent / "cache").glob("*.pt"))) == 1
     run = resnet18.load_run("run")
     run.data.setup("validate")
     val = run.data.val
@@ -349,75 +252,183 @@ def test_two_ranks_share_one_decoding_and_count_every_image_once(images: Path, l
     assert best == pytest.approx(right / 7)
 
 
-@pytest.mark.parametrize("options", [(), STREAMED], ids=["resident", "streamed"])
-def test_images_nobody_labelled_are_predicted_like_test_images(
-    images: Path, lightning, options: tuple[str, ...]
-) -> None:
-    assert lightning(*TINY, *options, "--data.eval_share", 0.8, "--trainer.max_epochs", 1).status == 0
-    assert lightning("predict", "--ckpt_path", "runs/imagefolder/latest", "--output", "tested.csv").status == 0
-    images.rename(images.with_name("somewhere"))
-    predict = ("predict", "--ckpt_path", "runs/imagefolder/latest", "--data.cache_dir", "cache", "--images")
-    done = lightning(*predict, "somewhere/test")
-    assert done.status == 0, done.err
-    assert done.out.endswith("6 predictions in predictions.csv\n")
-    assert Path("predictions.csv").read_text() == Path("tested.csv").read_text()
-    assert lightning(*predict, "somewhere/test/cat/1.jpg").status == 0
-    (row,) = Path("predictions.csv").read_text().splitlines()[1:]
-    assert f"cat/{row}" in Path("tested.csv").read_text()
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """Two classes of ten images each, and four each to test on."""
+    picture_folder(tmp_path / "images/train", each=10)
+    picture_folder(tmp_path / "images/test", each=4)
+    return tmp_path / "images"
 
 
-def test_a_network_for_small_grey_images_predicts_photographs_too(trained: Path, tmp_path: Path, lightning) -> None:
-    picture_folder(tmp_path / "pictures", ["a", "b"], each=2)
-    (tmp_path / "pictures" / "broken.png").write_text("text")
-    predict = ("predict", "--ckpt_path", trained, "--data.cache_dir", "cache", "--images", "pictures")
-    done = lightning(*predict)
-    assert done.status == 1
-    assert "pictures/broken.png: not an image of a known kind" in done.err
-    assert lightning(*predict, "--data.broken", "skip").status == 0
-    rows = Path("predictions.csv").read_text().splitlines()[1:]
-    assert [row.split(",")[0] for row in rows] == ["a/0.jpg", "a/1.jpg", "b/0.jpg", "b/1.jpg"]
-    assert {row.split(",")[1] for row in rows} <= set("0123456789")
+def folder(place: Path, **settings: Any) -> ImageFolder:
+    cache = str(place.parent / "cache")
+    given: dict[str, Any] = {"image_size": 16, "batch_size": 4, "num_workers": 0, "cache_dir": cache}
+    return ImageFolder(str(place), **{**given, **settings})
 
 
-@pytest.mark.parametrize(("place", "message"), [("nowhere", "there is no nowhere"), (".", ". holds no image (.jpg,")])
-def test_where_there_is_nothing_to_predict_it_is_said(trained: Path, lightning, place: str, message: str) -> None:
-    done = lightning("predict", "--ckpt_path", trained, "--images", place)
-    assert (done.status, done.out) == (1, "")
-    assert done.err.startswith(f"lightning predict: images: {message}")
+def prepared(place: Path, *stages: str, **settings: Any) -> ImageFolder:
+    data = folder(place, **settings)
+    data.prepare_data()
+    for stage in stages or ("fit",):
+        data.setup(stage)
+    return data
+
+
+def test_the_fingerprint_changes_with_the_names_and_not_with_what_is_done_to_them(place: Path) -> None:
+    one = folder(place).split_hash
+    assert folder(place, image_size=32, feed="streamed", broken="skip").split_hash == one
+    assert folder(place, split_seed=1).split_hash != one
+    (place / "train/cat/3.jpg").rename(place / "train/cat/3a.jpg")
+    assert folder(place).split_hash != one
+
+
+def test_the_split_stays_where_images_are_left_out(place: Path) -> None:
+    whole = prepared(place, feed="streamed")
+    before = whole.split_hash
+    assert isinstance(whole.train, Files)
+    (place / "train/dog/7.jpg").write_bytes(b"")
+    data = prepared(place, feed="streamed", broken="skip")
+    assert data.split_hash == before
+    assert isinstance(data.train, Files)
+    assert isinstance(data.val, Files)
+    assert {*data.train.names, *data.val.names} == {*folder(place).load("train").names} - {"dog/7.jpg"}
+
+
+def test_the_feed_is_resident_up_to_the_limit(place: Path) -> None:
+    exactly = 20 * 3 * 16 * 16 / 1e9
+    data = prepared(place, resident_limit_gb=exactly)
+    assert isinstance(data.train, ImageTensors)
+    assert data.feed == "resident"
+    assert "20 files decoded once to 3×16×16" in data.feed_note()
+    data = prepared(place, resident_limit_gb=exactly * 0.99)
+    assert isinstance(data.train, Files)
+    assert isinstance(data.train_dataloader(), StreamedTrainLoader)
+    assert isinstance(data.val_dataloader(), StreamedEvaluationLoader)
+    assert data.feed_note().startswith("streamed feed, 0 workers: decoded, 0.00 GB would be over resident_limit_gb = ")
+    assert prepared(place, feed="streamed").feed_note() == "streamed feed, 0 workers: as asked"
+    assert prepared(place, feed="resident", resident_limit_gb=0.0).feed == "resident"
 
 
 @pytest.mark.parametrize(
-    ("base", "given", "message"),
+    ("settings", "reason"),
     [
-        (
-            "ImageDataModule",
-            "Files('.', [], torch.zeros(0).long())",
-            "Pixels, not Files; for Files, subclass ImageFiles",
-        ),
-        ("ImageDataModule", "torch.zeros(3)", "should give Pixels, not Tensor"),
-        (
-            "ImageFiles",
-            "Pixels(torch.zeros(3, 8, 8, 1).byte(), torch.zeros(3).long())",
-            "should give Files, not Pixels",
-        ),
+        ({"policy": "trivial"}, "policy and erasing are done to one image at a time"),
+        ({"policy": "rand"}, "policy and erasing are done to one image at a time"),
+        ({"erasing": 0.1}, "policy and erasing are done to one image at a time"),
+        ({"first_size": 8}, "first_size lets the images grow"),
+        ({"eval_size": 24}, "eval_size is not image_size"),
     ],
 )
-def test_the_base_of_a_source_fits_what_it_gives(
-    tmp_path: Path, lightning, base: str, given: str, message: str
+def test_what_the_resident_feed_can_not_do_is_streamed_and_says_why(
+    place: Path, settings: dict[str, Any], reason: str
 ) -> None:
-    source = f"""
-        import torch
-        from resnet18 import Files, ImageDataModule, ImageFiles, Pixels
+    data = prepared(place, **settings)
+    assert data.feed_note() == f"streamed feed, 0 workers: {reason}"
+    assert len(list(data.train_dataloader())) == 4
+    with pytest.raises(ValueError, match=f"feed is resident, but {reason}"):
+        folder(place, feed="resident", **settings)
 
 
-        class Mixed({base}):
-            class_names, mean, std, input_size = ("a", "b"), [0.5], [0.25], (1, 8, 8)
+def test_all_broken_files_are_listed_with_their_reasons(place: Path) -> None:
+    (place / "train/cat/0.jpg").write_bytes(b"")
+    (place / "train/dog/9.jpg").write_text("text")
+    content = (place / "train/dog/3.jpg").read_bytes()
+    (place / "train/dog/3.jpg").write_bytes(content[:300])
+    (place / "train/dog/new.jpg").symlink_to(place / "nowhere.jpg")
+    for feed in ("resident", "streamed"):
+        with pytest.raises(RunError) as error:
+            folder(place, feed=feed).setup("fit")
+        lines = str(error.value).splitlines()
+        assert lines[0] == "data: 4 image files can't be read"
+        assert [line.partition(": ")[0].strip() for line in lines[1:5]] == [
+            str(place / "train" / name) for name in ("cat/0.jpg", "dog/3.jpg", "dog/9.jpg", "dog/new.jpg")
+        ]
+        assert lines[1].endswith(": the file is empty")
+        assert lines[4].endswith(": a link that points nowhere")
+        assert lines[5] == "Take them away, or leave them out with --data.broken skip"
 
-            def load(self, part):
-                return {given}
-    """
-    (tmp_path / "mydata.py").write_text(textwrap.dedent(source))
-    done = lightning("fit", "--config", ROOT / "configs/digits.yaml", "--data", "mydata.Mixed")
-    assert done.status == 1
-    assert message in done.err
-    assert "Traceback" not in done.err
+
+@pytest.mark.parametrize("feed", ["resident", "streamed"])
+def test_broken_test_images_are_known_before_the_training(
+    place: Path, feed: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    (place / "train/dog/9.jpg").write_text("text")
+    (place / "test/cat/1.jpg").write_bytes(b"")
+    with pytest.raises(RunError) as error:
+        folder(place, feed=feed).setup("fit")
+    assert [line.partition(": ")[0].strip() for line in str(error.value).splitlines()[:3]] == [
+        "data",
+        str(place / "train/dog/9.jpg"),
+        str(place / "test/cat/1.jpg"),
+    ]
+    data = prepared(place, "fit", feed=feed, broken="skip")
+    assert data.test is None
+    assert "left out, for they can't be read: 2 image files" in caplog.text
+    written = {path: path.stat().st_mtime_ns for path in (place.parent / "cache").iterdir()}
+    data = prepared(place, "test", feed=feed, broken="skip")
+    assert len(data.image_ids()) == 7
+    assert {path: path.stat().st_mtime_ns for path in (place.parent / "cache").iterdir()} == written
+    prepared(place, "validate", feed=feed, broken="skip")
+
+
+def test_test_images_that_are_no_such_are_left_for_the_test_to_refuse(
+    place: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.rmtree(place / "test/cat")
+    assert prepared(place).train is not None
+    reason = f"the parts should have the same classes: {place}/test lacks cat"
+    assert f"the test images were not looked at: data.root: {reason}" in caplog.text
+    with pytest.raises(RunError, match=reason):
+        prepared(place, "test")
+    shutil.rmtree(place / "test")
+    caplog.clear()
+    assert prepared(place).train is not None
+    assert not caplog.text
+
+
+def test_a_long_list_is_cut_and_counted(tmp_path: Path) -> None:
+    picture_folder(tmp_path / "train", each=60)
+    for number in range(50):
+        (tmp_path / f"train/cat/{number}.jpg").write_bytes(b"")
+    with pytest.raises(RunError) as error:
+        folder(tmp_path).setup("fit")
+    lines = str(error.value).splitlines()
+    assert lines[0] == "data: 50 image files can't be read"
+    assert lines[41] == "  and 10 more"
+    assert len(lines) == 43
+
+
+@pytest.mark.parametrize("feed", ["resident", "streamed"])
+def test_broken_files_can_be_left_out(place: Path, feed: Any) -> None:
+    (place / "train/cat/0.jpg").write_bytes(b"")
+    (place / "train/dog/9.jpg").write_text("text")
+    data = prepared(place, feed=feed, broken="skip")
+    assert data.train is not None
+    assert data.val is not None
+    assert len(data.train) + len(data.val) == 18
+    for part in ("train", "val"):
+        for images, _, _ in data.evaluation_dataloader(part):
+            assert images.flatten(1).any(1).all()  # what was never decoded is black
+
+
+def test_a_class_that_is_left_with_no_image_is_named(place: Path) -> None:
+    for number in range(10):
+        (place / f"train/cat/{number}.jpg").write_bytes(b"")
+    data = folder(place, broken="skip")
+    with pytest.raises(RunError, match=r"there is no image to train on of the class cat$"):
+        data.setup("fit")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"first_size": 32}, "first_size must be at most image_size, 16"),
+        ({"growth": (0.9, 0.1)}, "growth must be two ascending shares"),
+        ({"crop": (0.5, 1.5)}, "crop must be two shares of the area"),
+        ({"translate": 2}, "translate and crop exclude each other"),
+        ({"mean": [0.5]}, "mean and std must have 3 values"),
+    ],
+)
+def test_values_that_contradict_each_other_are_refused(place: Path, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        folder(place, **settings)

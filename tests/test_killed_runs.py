@@ -1,10 +1,10 @@
-"""Processes killed with SIGKILL, in a step, a validation and the writing of a checkpoint, and runs gone on with."""
+"""Processes killed with SIGKILL, in a step, a validation and the writing of a checkpoint, and resumed."""
 
 import sys
 from pathlib import Path
 
 import pytest
-from kill_and_resume import Way, differences, go_on, kill, prepare, start
+from killed_runs import Way, differences, kill, prepare, resume_arguments, start
 
 PLAIN, ALL = Way("32-true", 0.0, "resident"), Way("bf16-mixed", 0.9, "streamed")
 
@@ -33,7 +33,7 @@ def test_a_killed_run_ends_as_the_unbroken_one(
     assert process.returncode == -9
     partial = place / f"killed in {moment}" / "checkpoints" / ".last.ckpt.partial"
     assert partial.exists() or moment != "writing"
-    arguments = go_on(place / f"killed in {moment}")
+    arguments = resume_arguments(place / f"killed in {moment}")
     monkeypatch.delitem(sys.modules, "killed", raising=False)
     done = lightning(*arguments)
     assert done.status == 0, done.err

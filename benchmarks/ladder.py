@@ -1,36 +1,45 @@
 """What each remedy for a slow training loop is worth on a machine: a ladder from the stock loop to this project's.
 
 The lowest rung is the loop of most PyTorch examples: float32, N×C×H×W in memory, PIL images augmented one by one by
-torchvision in the workers of a ``DataLoader``. Each rung adds one thing to the one below.
+torchvision in the workers of a ``DataLoader``. Each rung adds one thing to the one below. All are measured as
+``lightning bench`` measures its bare loop, in turns, over several rounds.
+
+    python benchmarks/ladder.py --config configs/digits.yaml --json ladder.json     # takes what lightning bench takes
 """
 
 import copy
-import itertools
 import logging
 import os
 import signal
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningModule
 from PIL import Image
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from resnet18.classifier import Classifier
-from resnet18.commands.measure import HALF, Clock, passes, ready_ahead, recipe_of, train
+from resnet18.cli.notices import filter_notices
+from resnet18.commands.bench import ROUNDS, Bench, Measured
+from resnet18.commands.measure import Clock, Probe, bare
 from resnet18.data.base import ImageDataModule
 from resnet18.data.feeds.files import Files
-from resnet18.data.feeds.resident import Pixels
+from resnet18.data.feeds.resident import ImageTensors
 from resnet18.data.image_files import ImageFiles
 from resnet18.engine.precision import has_bf16
+from resnet18.errors import RunError, UsageError
 from resnet18.optimization import make_optimizer
+from resnet18.storage.provenance import measured_with, provenance
 
-MOST_WORKERS = 8
-COMPILED = "+ compiled"
+MOST_WORKERS, SHARE = 8, 10  # a rung takes a tenth of the steps
+HALF = ("bf16-mixed", "16-mixed")
 
 
 class StockImages(Dataset[tuple[Tensor, int]]):
@@ -41,7 +50,7 @@ class StockImages(Dataset[tuple[Tensor, int]]):
         transform: PIL image → float32 C×H×W.
     """
 
-    def __init__(self, images: Pixels | Files, transform: Callable[[Image.Image], Tensor]) -> None:
+    def __init__(self, images: ImageTensors | Files, transform: Callable[[Image.Image], Tensor]) -> None:
         self.images, self.transform = images, transform
 
     def __len__(self) -> int:
@@ -125,7 +134,7 @@ def rungs(device: torch.device, precision: str, data: ImageDataModule) -> list[R
     ladder = [rung, rung := replace(rung, name="+ channels last", channels_last=True)]
     for above, missing in (
         (replace(rung, name=f"+ {half}", precision=half), no_half(device, precision, half)),
-        (replace(rung, name=COMPILED, compiled=True), no_compiler(device)),
+        (replace(rung, name="+ compiled", compiled=True), no_compiler(device)),
         (replace(rung, name=f"+ this project's {data.feed} feed", own_feed=True), ""),
     ):
         if missing:
@@ -160,55 +169,80 @@ def no_compiler(device: torch.device) -> str:
     return ""
 
 
-class Ladder:
-    """The rungs' loops over a copy of a model and its data module's images.
+class Loop(LightningModule):
+    """A rung's loop over a backbone."""
 
-    Args:
-        model: Before it is trained.
-        data: After ``setup("fit")``.
-    """
+    def __init__(self, rung: Rung, ladder: "Ladder") -> None:
+        super().__init__()
+        self.rung = rung
+        self.backbone, self.optimizer = copy.deepcopy(ladder.model.backbone), ladder.model.optimizer
+        self.layout = torch.channels_last if rung.channels_last else torch.contiguous_format
+        self.backbone.to(memory_format=self.layout)
+        if rung.compiled:
+            self.backbone.compile(dynamic=False)
+        self.scale: Tensor
+        self.shift: Tensor
+        self.register_buffer("scale", 1 / (255 * ladder.model.std))
+        self.register_buffer("shift", ladder.model.mean / ladder.model.std)
 
-    def __init__(self, model: Classifier, data: ImageDataModule) -> None:
-        self.data, self.optimizer, self.backbone = data, model.optimizer, copy.deepcopy(model.backbone)
-        self.scale, self.shift = 1 / (255 * model.std.clone()), model.mean / model.std
-        self.weights = {name: value.clone() for name, value in self.backbone.state_dict().items()}
-        self.compiled = torch.compile(self.backbone, dynamic=False)
-        self._stock: DataLoader | None = None
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        if self.rung.own_feed:
+            images = images * self.scale - self.shift
+        return F.cross_entropy(self.backbone(images.contiguous(memory_format=self.layout)), labels)
 
-    def loop(self, rung: Rung) -> Callable[[Trainer, LightningModule, Clock], None]:
-        """What a :class:`~resnet18.commands.measure.Probe` runs."""
+    def configure_optimizers(self) -> Any:
+        return make_optimizer(self.optimizer, self)
 
-        def run(trainer: Trainer, pl_module: LightningModule, clock: Clock) -> None:
-            device, stock = trainer.strategy.root_device, self._stock_loader(trainer.strategy.root_device)
-            clock.ahead = ready_ahead(trainer.train_dataloader if rung.own_feed else stock)
-            self.backbone.load_state_dict(self.weights)
-            layout = torch.channels_last if rung.channels_last else torch.contiguous_format
-            self.backbone.to(device).to(memory_format=layout)
-            network = self.compiled if rung.compiled else self.backbone
-            scale, shift = self.scale.to(device), self.shift.to(device)
 
-            def loss(images: Tensor, labels: Tensor) -> Tensor:
-                images = images * scale - shift if rung.own_feed else images.contiguous(memory_format=layout)
-                return F.cross_entropy(network(images), labels)
+class Ladder(Bench):
+    """Measures the rungs; see :class:`resnet18.commands.bench.Bench`."""
 
-            train(
-                loss,
-                make_optimizer(self.optimizer, self.backbone),
-                passes(trainer) if rung.own_feed else itertools.repeat(stock),
-                int(trainer.num_training_batches) if rung.own_feed else len(stock),
-                replace(recipe_of(trainer), precision=rung.precision),
-                device,
-                clock,
-            )
-            self.backbone.zero_grad()
+    def results(self) -> dict[str, Any]:
+        self.set_up()
+        self.steps = max(1, self.config.steps // SHARE)
+        ladder = rungs(self.device, str(self.trainer.precision), self.datamodule)
+        there = {rung.name: Loop(rung, self) for rung in ladder if not rung.missing}
+        stock = stock_loader(self.datamodule, pin_memory=self.device.type == "cuda")
 
-        return run
+        def measure(name: str) -> Clock:
+            loop = there[name]
+            loader = self.loader if loop.rung.own_feed else stock
+            return self.fit(loop, Probe(self.steps, bare), loader, precision=loop.rung.precision)
 
-    def close(self) -> None:
-        """Ends the workers: the garbage collector, if it is left to that, waits for each of them for seconds."""
-        self._stock = None
+        rows = self.in_turns(list(there), measure)
+        self._print_ladder(rows)
+        for rung in ladder:
+            if rung.missing:
+                self.console.print(f"without {rung.name.removeprefix('+ ')}: {rung.missing}", soft_wrap=True)
+        return {
+            "command": f"python benchmarks/ladder.py {' '.join(self.arguments)}",
+            "rounds": ROUNDS,
+            "steps_a_round": self.steps,
+            "batch_size": self.datamodule.batch_size,
+            "rungs": [row.record() for row in rows],
+            "missing": {rung.name: rung.missing for rung in ladder if rung.missing},
+            **measured_with(provenance(self.config.seed_everything, self.datamodule.split_hash)),
+        }
 
-    def _stock_loader(self, device: torch.device) -> DataLoader:
-        if self._stock is None:
-            self._stock = stock_loader(self.data, pin_memory=device.type == "cuda")
-        return self._stock
+    def _print_ladder(self, rows: list[Measured]) -> None:
+        table = Table(box=SIMPLE_HEAD)
+        table.add_column("the bare loop")
+        for column in ("images/s", "× before", "× first", "first step"):
+            table.add_column(column, justify="right", no_wrap=True)
+        for before, row in zip([rows[0], *rows], rows, strict=False):
+            factors = f"{before.ms / row.ms:.2f}", f"{rows[0].ms / row.ms:.2f}"
+            table.add_row(row.name, f"{row.images_per_s:,.0f}", *factors, f"{row.clocks[0].first_s:,.1f} s")
+        self.console.print(table)
+
+
+def main() -> None:
+    filter_notices()
+    try:
+        Ladder("bench", sys.argv[1:]).run()
+    except (UsageError, RunError) as error:
+        sys.exit(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,170 @@
+"""What a command is given, before it is parsed: configuration files, options, and the checkpoint that they name."""
+
+import argparse
+import shlex
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonargparse import ArgumentError
+
+from resnet18.classifier import Classifier
+from resnet18.cli.config_files import DESCRIBED, LINKED, check_file, leaves, read_yaml, shown, without_numbers
+from resnet18.cli.explain import KeyedError, MissingError, explain
+from resnet18.cli.trainer_parts import CALLBACK_OPTIONS, refuse_callbacks
+from resnet18.errors import RunError, UsageError
+from resnet18.runs import stored_config
+from resnet18.storage.checkpoints import find_checkpoint, read_checkpoint, read_resumable, run_directory
+from resnet18.storage.class_paths import current_paths, import_class
+from resnet18.storage.networks import annotate_network
+
+TRAINED = ("validate", "test", "predict")  # the commands that need a checkpoint
+ONLY_SHOWN = ("-h", "--help", "--print_config")  # nothing is run
+
+
+class Inputs:
+    """Reads and checks what a command is given.
+
+    Args:
+        command: One of :data:`resnet18.cli.COMMANDS`.
+        arguments: What follows it on the command line.
+
+    Raises:
+        UsageError: For what is wrong with the arguments and the configurations.
+        RunError: For what is wrong with the checkpoint.
+    """
+
+    def __init__(self, command: str, arguments: list[str]) -> None:
+        self.command, self.arguments = command, arguments
+        paths, options = take(arguments, "--config", "-c")
+        self.config_paths = list(map(Path, paths))
+        self.files = [(path, read_yaml(path)) for path in self.config_paths]
+        for path, content in self.files:
+            check_file(content, str(path))
+        refuse_callbacks(self.files, take(options, *CALLBACK_OPTIONS)[0])
+        for option in options:
+            if source := LINKED.get(shown(option.partition("=")[0].removeprefix("--"))):
+                raise UsageError(f"{option} can't be given; it is taken from {source}")
+        self.checkpoint_path: Path | None = None
+        self.checkpoint: dict[str, Any] = {}
+        self.stored = self._read_checkpoint(take(options, "--images")[0])
+        self.model_class, options = self._find_model_class(options)
+        contents = [_as_parsed(content) for content in (self.stored, *(one for _, one in self.files)) if content]
+        self.stored = contents[0] if self.stored else None
+        networks = [content["model"].get("backbone") for content in contents if "model" in content]
+        for network in [*networks, *take(options, "--model.backbone", "--model.backbone.class_path")[0]]:
+            annotate_network(network)
+        self.to_parse = [*(f"--config={yaml.safe_dump(content)}" for content in contents), *options]
+
+    def _read_checkpoint(self, images: list[str]) -> dict[str, Any] | None:
+        """The configuration of the checkpoint that is named last, as far as the command makes use of it."""
+        places = [content["ckpt_path"] for _, content in self.files if content.get("ckpt_path")]
+        places += take(self.arguments, "--ckpt_path")[0]
+        if not places:
+            if self.command in TRAINED and not any(argument.startswith(ONLY_SHOWN) for argument in self.arguments):
+                usage = f"lightning {self.command} --ckpt_path RUN_OR_CHECKPOINT"
+                raise UsageError(f"{self.command} needs trained weights: {usage}")
+            return None
+        if self.command == "fit":
+            self.checkpoint_path, self.checkpoint = read_resumable(places[-1])
+            return stored_config(self.checkpoint, self.checkpoint_path)
+        self.checkpoint_path = find_checkpoint(places[-1])
+        self.checkpoint = read_checkpoint(self.checkpoint_path)
+        stored = stored_config(self.checkpoint, self.checkpoint_path)
+        stored = {key: stored[key] for key in ("seed_everything", "model", "data", "trainer") if key in stored}
+        stored["trainer"]["logger"] = False
+        if self.command == "predict" and images:
+            stored["data"] = self._unlabelled(images[-1], stored["data"].get("init_args", {}).get("eval_share", 1.0))
+        return stored
+
+    def _unlabelled(self, images: str, eval_share: float) -> dict[str, Any]:
+        """The data of a prediction for the user's own images, prepared as those that the checkpoint was trained on."""
+        known = self.checkpoint.get(Classifier.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        names = [name for name in DESCRIBED if name != "num_classes"]
+        if missing := [name for name in names if not known.get(name)]:
+            raise RunError(f"{self.checkpoint_path} does not say its {' and '.join(missing)}, which --images needs")
+        given = {"images": images, "eval_share": eval_share, **{name: known[name] for name in names}}
+        return {"class_path": "resnet18.data.unlabelled.Unlabelled", "init_args": given}
+
+    def _find_model_class(self, options: list[str]) -> tuple[type[Classifier], list[str]]:
+        """The class of the model, and the options without what names it.
+
+        The parser is made for that class and takes its options as ``--model.…``, whichever it is.
+        """
+        named = [("", "Classifier")]
+        if self.stored:
+            named = [(f"{self.checkpoint_path}: ", self.stored["model"].get("class_path", "Classifier"))]
+        for path, content in self.files:
+            if "class_path" in content.get("model", {}):
+                named.append((f"{path}: ", content["model"]["class_path"]))
+        typed, options = take(options, "--model", "--model.class_path")
+        named += [("", name) for name in typed]
+        kind = _model_class(*named[-1])
+        if self.stored and kind is not _model_class(*named[0]):
+            self.refuse_changes([f"model: {named[0][1]} → {named[-1][1]}"])
+        return kind, [option.replace("--model.init_args.", "--model.", 1) for option in options]
+
+    def refuse_changes(self, changes: list[str]) -> None:
+        """Ends a command that was given other values than those of its checkpoint, where these decide."""
+        changed = f"changed: {'; '.join(changes[:3])}"
+        if self.command != "fit":
+            raise UsageError(f"the model comes from the checkpoint; {changed}")
+        raise UsageError(
+            "resuming keeps a run's hyper-parameters, for the optimizer's state would bring the old ones back; "
+            f"{changed}. For a new run from its weights: --init_from {self.run_name()}"
+        )
+
+    def run_name(self) -> str:
+        """The run that is resumed, as one types it."""
+        assert self.checkpoint_path is not None
+        return shlex.quote(str(run_directory(self.checkpoint_path) or self.checkpoint_path))
+
+    def has_option(self, key: str) -> bool:
+        """Whether a key, or what it belongs to, was given on the command line."""
+        options = [shown(argument.partition("=")[0].lstrip("-")) for argument in self.arguments]
+        return any(f"{shown(key)}.".startswith(f"{option}.") for option in options if option)
+
+    def source_of(self, key: str) -> str:
+        """The configuration file that a key comes from, as the start of a sentence; nothing for the command line."""
+        key = without_numbers(shown(key))
+        if not key or self.has_option(key):
+            return ""
+        for path, content in reversed(self.files):
+            if any(f"{without_numbers(shown(leaf))}.".startswith(f"{key}.") for leaf, _ in leaves(content)):
+                return f"{path}: "
+        return ""
+
+    def located(self, error: KeyedError) -> UsageError:
+        """An error about a key, with the configuration file that this is from."""
+        where = self.source_of(error.key)
+        if isinstance(error, MissingError):
+            everywhere = f"{', '.join(map(str, self.config_paths))}: " if self.files else ""
+            return UsageError(f"{where if error.key else everywhere}{error}; see configs/")
+        return UsageError(f"{where}{error}")
+
+
+def take(arguments: list[str], *names: str) -> tuple[list[str], list[str]]:
+    """What an option was given, each time it was, and the other arguments."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument(*names, action="append", default=[], dest="values")
+    try:
+        given, others = parser.parse_known_args(arguments)
+    except argparse.ArgumentError:  # for one without a value, which the command's parser will say
+        return [], arguments
+    return given.values, others
+
+
+def _model_class(where: str, path: str) -> type[Classifier]:
+    try:
+        return Classifier if path == "Classifier" else import_class(path, Classifier)
+    except ArgumentError as error:
+        raise UsageError(f"{where}{explain(str(error), (), 'model')}") from None
+
+
+def _as_parsed(content: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the class paths of today, and the model's options where the parser has them."""
+    content = current_paths(content)
+    model = content.get("model", {})
+    if model.keys() & {"class_path", "init_args"}:
+        content["model"] = {**(model.get("init_args") or {}), **(model.get("dict_kwargs") or {})}
+    return content

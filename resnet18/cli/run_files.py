@@ -1,0 +1,92 @@
+"""Where a run writes, and what writes there."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import WandbLogger
+
+from resnet18.classifier import Classifier
+from resnet18.cli.explain import KeyedError
+from resnet18.cli.inputs import Inputs
+from resnet18.cli.trainer_parts import as_list, prepare_callbacks
+from resnet18.engine.checkpointing import BestCheckpoint, LastCheckpoint
+from resnet18.engine.divergence import FiniteLoss
+from resnet18.engine.stopping import GracefulStop, SavingStop
+from resnet18.storage.checkpoint_io import BackgroundCheckpointIO
+from resnet18.storage.checkpoints import FOLDER, run_directory
+from resnet18.storage.class_paths import import_object
+from resnet18.storage.records import new_run_id
+
+
+@dataclass
+class Place:
+    """A run's names, and its directory."""
+
+    experiment: str
+    run_id: str
+    directory: Path
+    resumes: bool  # the run that has this directory
+
+
+def place_run(config: Namespace, inputs: Inputs) -> Place:
+    """Where a run with this configuration writes.
+
+    Raises:
+        KeyedError: For the name of an experiment that would not be a folder under runs/.
+    """
+    resumed = run_directory(inputs.checkpoint_path) if inputs.checkpoint_path else None
+    source = str(config.data.class_path).rpartition(".")[2].lower()
+    experiment = inputs.config_paths[0].stem if inputs.config_paths else source
+    experiment = experiment if config.experiment is None else config.experiment
+    leads_elsewhere = experiment[:1] in ("", ".") or not experiment.isprintable() or {*"/\\"} & set(experiment)
+    if not resumed and leads_elsewhere:
+        allowed = "without slashes, control characters or a dot at its start"
+        raise KeyedError("experiment", f"must be a name {allowed}, not {experiment!r}")
+    run_id = new_run_id()  # on several ranks rank 0's counts: what writes has it told by that one
+    directory = Path(config.run_dir) if config.run_dir else resumed or Path("runs", experiment, run_id)
+    run_id = run_id if not config.run_dir and not resumed else directory.name
+    return Place(experiment, run_id, directory, directory == resumed)
+
+
+def name_loggers(loggers: Any, place: Place) -> None:
+    """Lets every logger of a configuration write into the run's directory, under the run's name."""
+    for logger in as_list(loggers):
+        if not isinstance(logger, Namespace) or (arguments := logger.get("init_args")) is None:
+            continue
+        if "save_dir" in arguments:
+            arguments["save_dir"] = str(place.directory.absolute())  # W&B's service works in a directory of its own
+        made = import_object(logger.class_path)
+        if isinstance(made, type) and issubclass(made, WandbLogger):
+            arguments["id"] = place.run_id
+            given = arguments.get("name") or os.environ.get("WANDB_NAME")
+            arguments["name"] = given or f"{place.experiment}/{place.run_id}"
+
+
+def add_writers(
+    settings: dict[str, Any],
+    callbacks: list[Callback],
+    directory: Path,
+    best: BestCheckpoint,
+    last: LastCheckpoint,
+    model: Classifier,
+) -> None:
+    """Adds what writes checkpoints into a run's directory to a Trainer's settings and callbacks."""
+    settings["default_root_dir"] = str(directory)
+    if settings["enable_checkpointing"] is False:
+        stop = GracefulStop()
+        callbacks += [FiniteLoss(stop, last=None), stop]
+        return
+    prepare_callbacks(callbacks, directory / FOLDER, best, last, model)
+    best.dirpath = str((directory / FOLDER).absolute())
+    last.dirpath = directory / FOLDER
+    stop = SavingStop(last)
+    watched = [] if settings["limit_val_batches"] == 0 else [best]
+    callbacks += [FiniteLoss(stop, last), *watched, last, stop]
+    plugins = as_list(settings["plugins"])
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        settings["plugins"] = [*plugins, BackgroundCheckpointIO()]

@@ -1,0 +1,77 @@
+"""What a LightningModule needs to resume exactly and to be loaded safely, whatever it trains."""
+
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from resnet18.engine.checkpointing import complete_weights
+from resnet18.engine.loops import callbacks_of, resume_between_epochs
+from resnet18.engine.overhead import LeanModule
+from resnet18.optimization import drop_total_steps, refresh_lr
+from resnet18.storage.checkpoints import CONFIG_KEY, model_from_checkpoint, primitives
+
+
+class ResumableModule(LeanModule):
+    """A base class. Subclasses that override a hook of it call ``super()`` there."""
+
+    run_config: dict[str, Any] | None = None  # the run's whole configuration, kept in every checkpoint
+    in_trainer = False  # whether a Trainer is running it
+    in_fit = False  # and whether that fits, its validations included
+
+    def setup(self, stage: str) -> None:
+        self.in_trainer, self.in_fit = True, stage == "fit"
+
+    def teardown(self, stage: str) -> None:
+        self.in_trainer = False
+
+    def on_train_start(self) -> None:
+        resume_between_epochs(self.trainer)
+        for config in self.trainer.lr_scheduler_configs:
+            refresh_lr(config.scheduler)
+
+    def on_validation_epoch_start(self) -> None:
+        # Every rank has gathered norm statistics of its own since the last forward pass of training. A checkpoint holds
+        # rank 0's, so all ranks score with those.
+        if self.trainer.world_size > 1:
+            for buffer in self.buffers():
+                torch.distributed.broadcast(buffer, src=0)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        hyper_parameters = checkpoint.get(self.CHECKPOINT_HYPER_PARAMS_KEY, {})
+        checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = primitives(hyper_parameters)
+        if self.run_config is not None:
+            checkpoint[CONFIG_KEY] = self.run_config
+        # Not the callbacks' own hooks, which Lightning leaves out where a checkpoint holds weights alone.
+        for callback in callbacks_of(self.trainer):
+            if write := getattr(callback, "write_weights", None):
+                write(checkpoint)
+        complete_weights(self.trainer, self, checkpoint)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if not self.in_fit:
+            return
+        for callback in callbacks_of(self.trainer):
+            if read := getattr(callback, "read_weights", None):
+                read(checkpoint)
+        for state in checkpoint.get("lr_schedulers", ()):
+            drop_total_steps(state)
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls, checkpoint_path: str | Path, map_location: Any = "cpu", strict: bool | None = True, **kwargs: Any
+    ) -> Self:
+        """The model that a checkpoint describes, with its weights; no data are needed.
+
+        Args:
+            checkpoint_path: From a run, or from a Trainer used in Python.
+            map_location: Where to, as ``torch.load`` takes it.
+            strict: Whether weights that are missing or left over are an error.
+            kwargs: Arguments that the checkpoint lacks (a backbone that was passed as an object) or should not decide.
+                Lightning's ``weights_only`` is taken too: the file is read so in any case, for it could run code.
+
+        Raises:
+            RunError: Where the file is broken or names foreign code, and where weights and description do not fit.
+        """
+        kwargs.pop("weights_only", None)
+        return model_from_checkpoint(cls, Path(checkpoint_path), kwargs, map_location, strict is not False)

@@ -1,0 +1,123 @@
+"""Networks that were not written for this project: functions without annotations, and a last layer of another width."""
+
+import contextlib
+import inspect
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import jsonargparse
+from torch import nn
+
+from resnet18.errors import RunError
+from resnet18.optimization import head_name
+from resnet18.storage.class_paths import import_object, parameter_names
+
+# timm's only door to its networks has no return annotation. It makes what its registry knows, as long as it reads no
+# weights of anyone's: with these arguments it would, and a pickle among them could run code.
+TIMM = ("timm", "create_model")
+READS_WEIGHTS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
+Takes = Literal["by name", "in kwargs"] | None
+INSTALLED = {"site-packages", "dist-packages"}
+
+
+def annotate_network(network: Any) -> None:
+    """Lets a function without a return annotation, which jsonargparse asks for, stand for a network, if it may.
+
+    It is timm's, or it takes ``num_classes`` and is the user's own: from a file below the working directory that was
+    not installed there. Nothing is called.
+
+    Args:
+        network: What stands in a configuration: a class path, or a mapping with one.
+    """
+    path = network.get("class_path") if isinstance(network, dict) else network
+    parser = jsonargparse.ArgumentParser(exit_on_error=False)
+    parser.add_argument("--network", type=Callable)
+    with contextlib.suppress(Exception):  # whatever is wrong with it, the command's parser meets it again and says so
+        made = parser.parse_args([f"--network={path}"]).network  # or a Namespace, for a class
+        if inspect.isfunction(made) and "return" not in made.__annotations__ and (_is_timm(made) or _is_own(made)):
+            made.__annotations__["return"] = nn.Module
+
+
+def _is_timm(made: Callable[..., Any]) -> bool:
+    return (made.__module__.partition(".")[0], made.__qualname__) == TIMM
+
+
+def _is_own(made: Any) -> bool:
+    file = Path(made.__code__.co_filename).resolve()  # where it was written, whatever has imported it
+    libraries = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
+    installed = INSTALLED & set(file.parts) or any(file.is_relative_to(library) for library in libraries)
+    return file.is_relative_to(Path.cwd().resolve()) and not installed and takes_num_classes(made) is not None
+
+
+def refuse_foreign_weights(network: Any, where: str) -> None:
+    """Refuses the arguments with which a network of timm's reads weights that anyone may have put there.
+
+    Args:
+        network: As parsed.
+        where: Where the configuration is from, for the message.
+
+    Raises:
+        RunError: Names the argument.
+    """
+    path = network.get("class_path", "") if isinstance(network, jsonargparse.Namespace) else ""
+    if not path.startswith(f"{TIMM[0]}."):
+        return
+    given = {**vars(network.get("init_args") or jsonargparse.Namespace()), **(network.get("dict_kwargs") or {})}
+    names = [name for name in READS_WEIGHTS if given.get(name)]
+    if ":" in str(given.get("model_name")):  # hf-hub:owner/name
+        names.append("model_name")
+    for name in names:
+        raise RunError(f"{where}: model.backbone.{name} would load weights that could run code; use --init_from")
+
+
+def takes_num_classes(made: Any) -> Takes:
+    """How a class or a function takes the number of classes, if it does."""
+    if "num_classes" in parameter_names(made):
+        return "by name"
+    kinds = [parameter.kind for parameter in inspect.signature(made).parameters.values()]
+    return "in kwargs" if inspect.Parameter.VAR_KEYWORD in kinds else None
+
+
+def prepare_stored(described: dict[str, Any]) -> Takes:
+    """:func:`annotate_network`, for the network among a checkpoint's hyper-parameters; how it takes ``num_classes``.
+
+    Lightning notes that number among the arguments of every network; where it is none of them it is taken away here.
+    """
+    network = described.get("backbone")
+    if not isinstance(network, dict):  # it is given as an object
+        return "by name"
+    annotate_network(network)
+    made = import_object(str(network.get("class_path")))
+    takes = takes_num_classes(made) if inspect.isclass(made) or inspect.isfunction(made) else "by name"
+    if takes != "by name":
+        arguments = {name: value for name, value in (network.get("init_args") or {}).items() if name != "num_classes"}
+        described["backbone"] = {**network, "init_args": arguments}
+    return takes
+
+
+def resize_head(network: nn.Module, num_classes: int) -> str:
+    """Lets the last layer of a network start afresh with a width of ``num_classes``, where it has another.
+
+    Returns:
+        What was done, in a sentence; nothing for a layer of the right width.
+
+    Raises:
+        ValueError: For a last layer that is neither linear nor a convolution.
+    """
+    name = head_name(network)
+    head = network.get_submodule(name)
+    kind = type(head).__name__
+    fixed = f"{type(network).__name__} takes no num_classes, and its last layer {name}".rstrip()
+    if not isinstance(head, nn.Linear | nn.Conv2d):
+        raise ValueError(f"{fixed} is a {kind}: only a Linear or a Conv2d can be given another width")
+    width = "out_features" if isinstance(head, nn.Linear) else "out_channels"
+    if (before := getattr(head, width)) == num_classes:
+        return ""
+    head.weight = nn.Parameter(head.weight.new_empty(num_classes, *head.weight.shape[1:]))
+    if head.bias is not None:
+        head.bias = nn.Parameter(head.bias.new_empty(num_classes))
+    setattr(head, width, num_classes)
+    head.reset_parameters()
+    return f"{fixed} had a width of {before}: it starts afresh with {num_classes}"

@@ -1,0 +1,47 @@
+"""What ``lightning check`` says of targets of any kind, and its picture."""
+
+import pytest
+import torch
+
+from resnet18.commands.check_data import balance, contact_sheet, target_name
+
+NAMES = ("cat", "dog", "猫")
+
+
+def test_classes_are_counted_for_class_numbers_only() -> None:
+    train, val = torch.tensor([0] * 30 + [1] * 2 + [2] * 9), torch.tensor([0, 1])
+    finding = balance(train, val, NAMES)
+    assert finding.level == "warn"
+    assert "2 (dog) to 30 (cat)" in finding.numbers
+    assert "15 times" in finding.advice[0]
+    assert "no validation image of 猫" in finding.advice[1]
+    several = balance(torch.rand(41, 3), torch.rand(5, 3), NAMES)
+    assert several.level == "skip"
+    assert "41 to train, 5 to validate" in several.numbers
+    assert "float32 of 41×3" in several.numbers
+
+
+@pytest.mark.parametrize(
+    ("target", "name"),
+    [
+        (torch.tensor(1), "dog"),
+        (torch.tensor([1.0, 0.0, 1.0]), "cat + 猫"),
+        (torch.tensor([1, 1, 0], dtype=torch.uint8), "cat + dog"),
+        (torch.tensor(0.25), "0.25"),
+        (torch.zeros(2, 4), "2×4"),
+    ],
+)
+def test_what_a_target_is_called(target: torch.Tensor, name: str) -> None:
+    assert target_name(target, NAMES) == name
+
+
+@pytest.mark.parametrize(
+    ("channels", "height", "width", "shown"),
+    [(1, 8, 8, 96), (2, 5, 9, 11 * 9), (3, 300, 40, 64), (4, 64, 64, 2 * 64)],  # pixels to a column
+)
+def test_the_picture_shows_images_of_any_shape(channels: int, height: int, width: int, shown: int) -> None:
+    images = torch.randint(256, (9, channels, height, width), dtype=torch.uint8)
+    captions = ["猫", "Zoë", "a name that is much too long for so small a picture", *"abcdef"]
+    picture = contact_sheet(images, captions)
+    assert picture.mode == "RGB"
+    assert picture.width == 8 * (shown + 8) + 8
