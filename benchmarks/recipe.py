@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from resnet18.storage.provenance import measured_with
-from resnet18.storage.run_files import read_evaluations
+from resnet18.storage.records import read_evaluations
 
 ROOT = Path(__file__).parents[1]
 

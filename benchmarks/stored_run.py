@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet18.storage.provenance import measured_with
-from resnet18.storage.run_files import read_evaluations, read_metrics
+from resnet18.storage.records import read_evaluations, read_metrics
 
 ROOT = Path(__file__).parents[1]
 

@@ -57,15 +57,15 @@ def make_optimizer(
     Raises:
         ValueError: Where there is a head, and the optimizer has no learning rate.
     """
-    groups: Groups = [{"params": [one for one in module.parameters() if one.requires_grad]}]
-    defaults = make(groups[0]["params"]).defaults  # an optimizer has to be made to be asked
-    if defaults.get("weight_decay"):
-        groups = decay_groups(module)
-    if head is not None:
-        if "lr" not in defaults:
-            raise ValueError("backbone_lr_scale must be 1: the optimizer has no learning rate to scale")
-        groups = trunk_groups(groups, head, defaults["lr"] * trunk_lr_scale)
-    return make(groups)
+    trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    optimizer = make(trainable)
+    decays = optimizer.defaults.get("weight_decay")
+    if head is None:  # not every optimizer takes groups
+        return make(decay_groups(module)) if decays else optimizer
+    if "lr" not in optimizer.defaults:
+        raise ValueError(f"backbone_lr_scale must be 1: {type(optimizer).__name__} has no learning rate to scale")
+    groups = decay_groups(module) if decays else [{"params": trainable}]
+    return make(trunk_groups(groups, head, optimizer.defaults["lr"] * trunk_lr_scale))
 
 
 def make_schedule(make: ScheduleCallable, optimizer: Optimizer, total_steps: float) -> LRScheduler:

@@ -26,7 +26,7 @@ from resnet18.data.base import ImageDataModule
 from resnet18.errors import RunError
 from resnet18.storage.checkpoints import CONFIG_KEY, find_checkpoint, read_checkpoint, run_directory
 from resnet18.storage.class_paths import missing_module, refuse_foreign_code
-from resnet18.storage.run_files import read_evaluations, read_metrics
+from resnet18.storage.records import read_evaluations, read_metrics
 
 
 @dataclass(frozen=True)

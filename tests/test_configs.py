@@ -14,7 +14,7 @@ import yaml
 from conftest import CONFIG, ROOT, archive_of, picture, picture_folder
 
 from resnet18 import CIFAR10, CIFAR100
-from resnet18.storage.run_files import read_metrics
+from resnet18.storage.records import read_metrics
 
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 OVERLAYS = sorted((ROOT / "configs" / "trainer").glob("*.yaml"))

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from resnet18 import Classifier, load_run
 from resnet18.losses import NAMED, BinaryCrossEntropy, Mixing
-from resnet18.storage.run_files import read_metrics
+from resnet18.storage.records import read_metrics
 
 LOGITS = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, -1.0]])
 

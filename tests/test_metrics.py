@@ -12,7 +12,7 @@ from conftest import DROPOUT_NET, DROPOUT_RUN, ROOT, start, wandb_records
 
 from resnet18 import load_run
 from resnet18.metrics import MeanLoss
-from resnet18.storage.run_files import read_metrics
+from resnet18.storage.records import read_metrics
 
 STOPPING = ("--trainer.callbacks+", "EarlyStopping", "--trainer.callbacks.monitor")
 F1 = """

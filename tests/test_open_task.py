@@ -9,7 +9,7 @@ from conftest import CONFIG, SMALL
 from test_readme import FILES
 
 from resnet18 import load_run
-from resnet18.storage.run_files import read_metrics
+from resnet18.storage.records import read_metrics
 
 OPTIONS = (
     *("--config", CONFIG, *SMALL, "--model", "mytask.SeveralClasses", "--model.loss", "torch.nn.BCEWithLogitsLoss"),

@@ -100,8 +100,18 @@ class NoRate(Optimizer):
         pass
 
 
+class WithoutGroups(SGD):
+    def __init__(self, params: Any, lr: float) -> None:
+        assert all(isinstance(one, nn.Parameter) for one in params)
+        super().__init__(params, lr=lr)
+
+
+def test_an_optimizer_that_takes_no_groups_gets_none_unless_it_decays() -> None:
+    assert len(make(network(), partial(WithoutGroups, lr=0.1)).make_optimizer().param_groups) == 1
+
+
 def test_an_optimizer_that_can_not_have_two_rates_says_so() -> None:
-    with pytest.raises(ValueError, match="backbone_lr_scale must be 1: the optimizer has no learning rate"):
+    with pytest.raises(ValueError, match="backbone_lr_scale must be 1: NoRate has no learning rate"):
         make(network(), NoRate, backbone_lr_scale=0.5).make_optimizer()
     with pytest.raises(ValueError, match="LBFGS doesn't support per-parameter options"):
         make(network(), LBFGS, backbone_lr_scale=0.5).make_optimizer()

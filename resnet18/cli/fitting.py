@@ -18,7 +18,7 @@ from resnet18.storage.checkpoints import LAST, load_pretrained
 from resnet18.storage.class_paths import callables
 from resnet18.storage.loggers import start_wandb
 from resnet18.storage.provenance import own_sources, provenance, versions
-from resnet18.storage.run_files import create_run, write_config
+from resnet18.storage.records import create_run, write_config
 
 if TYPE_CHECKING:
     from resnet18.cli.program import Program

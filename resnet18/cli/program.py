@@ -35,7 +35,7 @@ from resnet18.errors import RunError, counted
 from resnet18.storage.checkpoints import run_directory
 from resnet18.storage.loggers import MetricsFile, finish_wandb, wandb_without_questions
 from resnet18.storage.networks import resize_head
-from resnet18.storage.run_files import METRICS, append_evaluation
+from resnet18.storage.records import METRICS, append_evaluation
 
 STORED = ("experiment", "seed_everything", "model", "data", "trainer", "best", "last", "init_from")
 

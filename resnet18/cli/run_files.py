@@ -20,7 +20,7 @@ from resnet18.engine.stopping import GracefulStop, SavingStop
 from resnet18.storage.checkpoint_io import BackgroundCheckpointIO
 from resnet18.storage.checkpoints import FOLDER, run_directory
 from resnet18.storage.class_paths import import_object
-from resnet18.storage.run_files import new_run_id
+from resnet18.storage.records import new_run_id
 
 
 @dataclass

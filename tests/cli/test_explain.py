@@ -258,7 +258,7 @@ def test_of_an_optimizer_a_schedule_and_a_trainer_the_one_at_fault_is_named(ligh
     for changes, told in (
         ({"model__optimizer__init_args__weight_decay": -1.0}, "model.optimizer.weight_decay: Invalid weight_decay"),
         ({"model__optimizer__init_args__betas": [2.0, 0.9]}, "model.optimizer: Invalid beta parameter"),
-        ({"model__schedule__init_args__warmup": 2}, "model.schedule.warmup: warmup is a share"),
+        ({"model__schedule__init_args__warmup": 2}, "model.schedule.warmup: "),
         ({"trainer__accelerator": "gpu"}, "trainer.accelerator: "),
         ({"trainer__barebones": True, "trainer__fast_dev_run": False}, "trainer.barebones: "),
         ({"model__mixup": -1.0}, "model.mixup: mixup must"),

@@ -7,7 +7,7 @@ import yaml
 from conftest import DROPOUT_NET, DROPOUT_RUN
 
 from resnet18.storage.checkpoints import read_checkpoint
-from resnet18.storage.run_files import read_metrics
+from resnet18.storage.records import read_metrics
 
 MINE = """
 from lightning.pytorch import Callback

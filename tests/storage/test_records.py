@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resnet18.errors import RunError, UsageError
-from resnet18.storage.run_files import append_evaluation, create_run, read_evaluations, read_metrics
+from resnet18.storage.records import append_evaluation, create_run, read_evaluations, read_metrics
 
 CREATED: dict[str, Any] = {"config": {"width": 8}, "provenance": {"seed": 1}, "sources": {"my/net.py": b"# mine"}}
 
