@@ -14,9 +14,8 @@ import pytest
 import torch
 from conftest import ROOT
 from jsonargparse import ArgumentParser
-from lightning.pytorch import Trainer
+from lightning.pytorch import Trainer, cli
 from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
-from lightning.pytorch.core.mixins import hparams_mixin
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import launchers
@@ -42,6 +41,7 @@ PRIVATE = [
     ("Lightning", "trainer.profiler._prepare_filename", "engine/overhead.py"),
     ("Lightning", "stopping._check_on_train_epoch_end", "engine/loops.py"),
     ("Lightning", "launchers._SubprocessScriptLauncher._call_children_scripts", "engine/ranks.py"),
+    ("Lightning", "hyper_parameters._class_path", "storage/checkpoints.py"),
     ("Lightning", "hyper_parameters._instantiator", "storage/checkpoints.py"),
     ("W&B", "wandb_logger._experiment", "storage/loggers.py"),
     ("W&B", "wandb_logger._prefix", "storage/loggers.py"),
@@ -121,8 +121,9 @@ def _hyper_parameters() -> dict[str, Any]:
             super().__init__()
             self.save_hyperparameters()
 
-    with hparams_mixin._given_hyperparameters_context(hparams={}, instantiator="made.by"):
-        return dict(Model().hparams)
+    dumped = {"model": {"class_path": "mymodel.Model", "init_args": {}}}
+    program: Any = SimpleNamespace(config_dump=dumped, _dump_config=lambda: None)
+    return dict(cli._InstantiatorFn(program, "model")(Model, applied_instantiation_links={}).hparams)
 
 
 @pytest.mark.parametrize(

@@ -86,10 +86,11 @@ def test_at_a_scale_of_one_the_groups_are_those_without() -> None:
         assert len(same) == (2 if "weight_decay" in optimizer.keywords else 1)
 
 
-@pytest.mark.parametrize("scale", [0.0, -0.5, float("nan"), float("inf")])
-def test_a_scale_that_is_not_above_0_is_refused(scale: float) -> None:
-    with pytest.raises(ValueError, match=f"backbone_lr_scale must be above 0 and finite, not {scale}"):
-        make(network(), backbone_lr_scale=scale)
+@pytest.mark.parametrize("scale", ["0", "-0.5", "nan", "inf"])
+def test_a_scale_that_is_not_above_0_is_refused_by_its_key(scale: str, lightning) -> None:
+    done = lightning("fit", "--config", CONFIG, "--model.backbone_lr_scale", scale)
+    assert done.status == 2
+    assert done.err.startswith("lightning fit: model.backbone_lr_scale: ")
 
 
 class NoRate(Optimizer):
