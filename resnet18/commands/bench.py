@@ -34,7 +34,7 @@ from resnet18.storage.provenance import measured_with, provenance
 ROUNDS = 3
 FEED_S = 0.3  # seconds that the feed alone is measured for at least: a batch of a resident one takes next to none
 SPARE = 200  # more steps than are ever taken beside the timed ones
-BOUND = 0.8  # the share of a step from which one thing is said to limit it
+BOUND = 0.8  # the share of a step from which one part counts as the limit
 FEED, BARE, FIT = "the feed alone", "the bare loop", "Trainer.fit"
 Row = dict[str, Any]  # a loop's numbers, as in the JSON file
 

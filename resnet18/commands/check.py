@@ -24,7 +24,7 @@ from resnet18.commands.check_network import Batch, Network
 from resnet18.errors import RunError, counted
 from resnet18.storage.checkpoints import load_pretrained
 
-BATCHES = 4  # that the loss at the start is the mean of
+BATCHES = 4  # whose mean is the loss at the start
 IMAGES = 32  # of each batch at most, so that a CPU is done in seconds
 STYLES = {"ok": "green", "warn": "bold yellow", "wrong": "bold red", "skip": "dim"}
 

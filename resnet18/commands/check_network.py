@@ -23,7 +23,7 @@ from resnet18.optimization import decay_groups
 Batch = tuple[Tensor, Tensor]  # uint8 B×C×H×W and targets, on the network's device
 
 UNSURE = 1.0  # how far above ln(classes) the first loss may lie: logits of standard deviation 1.4 raise it by that
-KNOWING = 0.3  # share of ln(classes) that it may lie below: more can't be known before a label was seen
+KNOWING = 0.3  # share of ln(classes) that it may lie below: a lower loss needs knowledge of labels
 LEAK = 1e-3  # an effect on other images' logits counts from this share of that on an image's own
 OVERFIT = 0.1  # share of the first loss at which a batch counts as overfit
 AT_LEAST = 5  # steps: behind two layers that start at zero, a gradient appears in the third

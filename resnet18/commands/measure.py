@@ -75,14 +75,11 @@ class Clock:
 class Probe(Callback):
     """Times the Trainer's own loop, or runs and times ``loop`` in its place."""
 
-    def __init__(
-        self, steps: int, loop: Callable[[Trainer, LightningModule, Clock], None] | None = None, seconds: float = 0.0
-    ) -> None:
-        self.steps, self.loop, self.seconds = steps, loop, seconds
+    def __init__(self, steps: int, loop: Callable[[Trainer, LightningModule, Clock], None] | None = None) -> None:
+        self.steps, self.loop = steps, loop
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        ahead = ready_ahead(trainer.train_dataloader)
-        self.clock = Clock(trainer.strategy.root_device, self.steps, self.seconds, ahead)
+        self.clock = Clock(trainer.strategy.root_device, self.steps, ahead=ready_ahead(trainer.train_dataloader))
         self.clock.begin()
         if self.loop is not None:
             self.loop(trainer, pl_module, self.clock)
