@@ -1,1 +1,1 @@
-"""Callbacks; of those in this folder, yours too, the class name alone is enough in a configuration."""
+"""Callbacks. In a configuration the class name is enough for those in this folder, yours too."""

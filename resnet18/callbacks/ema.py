@@ -1,11 +1,11 @@
-"""A moving average of a network's weights, which scores better than the weights that are trained.
+"""A moving average of a network's weights, which scores better than the trained weights.
 
 Polyak and Juditsky, 1992; here exponential, with a decay that warms up as in TensorFlow's ``ExponentialMovingAverage``.
-The average is what is validated, what a checkpoint's ``state_dict`` holds and what a module holds once it is trained;
-training continues with the raw weights, which a whole checkpoint holds beside it.
+The average is validated, stored in a checkpoint's ``state_dict`` and left in the module after training. Training itself
+uses the raw weights, which a whole checkpoint stores beside the average.
 
-Lightning's ``EMAWeightAveraging`` has no warm-up, so that a decay of 0.999 carries the initial weights through a short
-run, and its checkpoints without an optimizer's state hold raw weights beside the average's score.
+Lightning's ``EMAWeightAveraging`` has no warm-up: a decay of 0.999 carries the initial weights through a short run. Its
+checkpoints without an optimizer's state hold raw weights beside the average's score.
 """
 
 from collections.abc import Mapping
@@ -24,26 +24,22 @@ Weights = dict[str, Tensor]
 
 
 class WeightAverage:
-    """The exponential moving average of what a network's state dict holds in floating point, running statistics too.
+    """The exponential moving average of a network's floating-point state, running statistics included."""
 
-    It starts from the weights of now. In the update after optimizer step t, counted from 1, an average keeps the share
-    min(decay, (1 + t) / (10 + t)) of itself, with a decay above 0 and below 1.
-
-    torch's ``AveragedModel`` asks the device in every update whether it is the first, and has no way back from the
-    averages in the network to the weights that are trained.
-    """
+    # torch's AveragedModel waits for the device in every update to learn whether it is the first, and can't swap the
+    # averages in the network back for the trained weights.
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
-        # By their names in the state dict; tied weights have several, with equal averages. Where buffers are found and
-        # not the tensors: one may be another tensor after the next forward pass.
+        # By their names in the state dict; tied weights have several, with equal averages. A buffer is kept as module
+        # and name: it may be another tensor after the next forward pass.
         self._places: dict[str, Tensor | tuple[nn.Module, str]] = {}
         for name, value in network.state_dict(keep_vars=True).items():
             if isinstance(value, Tensor) and value.is_floating_point():
                 path, _, last = name.rpartition(".")
                 found = isinstance(value, nn.Parameter)
                 self._places[name] = value if found else (network.get_submodule(path), last)
-        # In 32 bits where weights have 16, which could not take up a thousandth of a difference.
+        # 16-bit weights are averaged in 32 bits: in 16 a thousandth of a difference would be lost.
         self._averages = [
             one.detach().to(torch.promote_types(one.dtype, torch.float32), copy=True) for one in self._live()
         ]
@@ -54,18 +50,18 @@ class WeightAverage:
 
     @property
     def swapped_in(self) -> bool:
-        """Whether the network holds the averages at present."""
+        """Whether the network holds the averages."""
         return bool(self._raw)
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Takes the network's weights into the averages after optimizer step ``step``, 1 for the first."""
+        """Updates the averages after optimizer step ``step``, counted from 1."""
         pairs = zip(self._live(), self._averages, strict=True)
         weights = [one if one.dtype == average.dtype else one.to(average.dtype) for one, average in pairs]
         get_ema_multi_avg_fn(min(self.decay, (1 + step) / (10 + step)))(self._averages, weights, 0)
 
     def swap_in(self) -> None:
-        """Copies the averages into the network's tensors, which keep their places; the raw weights are kept aside."""
+        """Copies the averages into the network's tensors in place, and keeps the raw weights aside."""
         if not self._raw:
             self._raw = [one.detach().clone() for one in self._live()]
             _copy(self._live(), self._averages)
@@ -81,11 +77,11 @@ class WeightAverage:
         return dict(zip(self._places, self._averages, strict=True))
 
     def raw(self) -> Weights:
-        """The raw weights under these names, wherever they are at present."""
+        """The raw weights, under the same names."""
         return {name: one.detach() for name, one in zip(self._places, self._raw or self._live(), strict=True)}
 
     def load(self, averages: Mapping[str, Tensor]) -> None:
-        """Takes averages as :meth:`averages` gives them; what else is in the mapping is passed over."""
+        """Restores what :meth:`averages` gave; other entries of the mapping are ignored."""
         _copy(self._averages, [averages[name] for name in self._places])
 
 
@@ -95,10 +91,7 @@ def _copy(to: list[Tensor], values: list[Tensor]) -> None:
 
 
 class Averaging(Callback):
-    """Keeps the average of a module's ``backbone`` while it trains, and lets it take the backbone's place to be scored.
-
-    ``decay`` is that of :class:`WeightAverage`, 0 for no average; the ValueError is for one outside of 0…1.
-    """
+    """Averages a module's ``backbone`` in training, and swaps the average in for validation and at the end."""
 
     def __init__(self, decay: float) -> None:
         if not 0 <= decay < 1:
@@ -114,8 +107,8 @@ class Averaging(Callback):
         if self._stored:
             average.load(self._stored)
             self._stored = {}
-        # A hook of the optimizer's: it runs once a step, however many batches that takes, and before any callback
-        # sees the batch's end and saves. Lightning counts the step just after.
+        # A hook of the optimizer runs once a step, of however many batches, and before any callback saves at the
+        # batch's end. Lightning counts the step just after.
         for optimizer in trainer.optimizers:
             optimizer.register_step_post_hook(lambda *_: average.update(trainer.global_step + 1))
 
@@ -127,16 +120,14 @@ class Averaging(Callback):
         if self.average is not None and trainer.state.fn == TrainerFn.FITTING:
             self.average.swap_out()
 
-    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException | None = None) -> None:
         if self.average is not None:
             self.average.swap_in()
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        if self.average is not None:
-            self.average.swap_in()
+    on_exception = on_fit_end
 
     def write_weights(self, checkpoint: dict[str, Any]) -> None:
-        """Puts the averages into a checkpoint's state dict, and the raw weights into a whole one, at any time."""
+        """Puts the averages into a checkpoint's state dict, and the raw weights into a whole checkpoint."""
         if self.average is None:
             return
         if not self.average.swapped_in:
@@ -145,7 +136,7 @@ class Averaging(Callback):
             checkpoint[RAW_WEIGHTS] = self.average.raw()
 
     def read_weights(self, checkpoint: dict[str, Any]) -> None:
-        """Puts the raw weights of a checkpoint into its state dict, to resume from, and notes the averages."""
+        """Puts a checkpoint's raw weights into its state dict, to resume from, and keeps the averages."""
         raw = checkpoint.get(RAW_WEIGHTS, {})
         self._stored = {name: checkpoint["state_dict"][PREFIX + name] for name in raw}
         checkpoint["state_dict"].update(_prefixed(raw))

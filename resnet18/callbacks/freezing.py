@@ -19,16 +19,16 @@ from resnet18.optimization import NORMS, head_of
 
 
 class Freeze(Callback):
-    """Keeps all but the backbone's last layer as it is for the first epochs; then everything trains.
+    """Freezes all but the backbone's last layer for the first epochs; then everything trains.
 
-    The frozen weights see neither gradients nor decay nor momentum, and frozen norm layers stay in evaluation mode.
+    Frozen weights get no gradients, decay or momentum, and frozen norm layers stay in evaluation mode.
 
     Args:
-        epochs: How many; as many as the run has, or more, train a linear probe.
+        epochs: Number of frozen epochs; the whole run's, or more, for a linear probe.
     """
 
-    # What is frozen depends on the number of the epoch alone, so there is no state to save. The optimizer holds all
-    # parameters from the beginning, and the schedule runs on through the change.
+    # There is no state to save: the epoch alone decides. The optimizer holds all parameters from the beginning, and the
+    # schedule is not affected.
 
     def __init__(self, epochs: Annotated[int, Field(ge=0)]) -> None:
         self.epochs = epochs
@@ -36,14 +36,14 @@ class Freeze(Callback):
         self._norms: list[nn.Module] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        # Not before: the optimizer is made of what requires a gradient. What it does not hold was frozen by others.
+        # Not earlier: the optimizer takes what requires a gradient. Parameters that it lacks were frozen elsewhere.
         held = {one for optimizer in trainer.optimizers for group in optimizer.param_groups for one in group["params"]}
         backbone: Any = pl_module.backbone
         head = head_of(backbone)
         trunk, norms = held - set(head.parameters()), set(backbone.modules()) - set(head.modules())
         self._parameters = [one for one in backbone.parameters() if one in trunk]
         self._norms = [one for one in norms if isinstance(one, NORMS) and one.training]
-        self.on_train_epoch_start(trainer, pl_module)  # a run resumed in mid-epoch has none
+        self.on_train_epoch_start(trainer, pl_module)  # a run resumed in mid-epoch skips it
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._set(trainer, frozen=trainer.current_epoch < self.epochs)
@@ -53,15 +53,16 @@ class Freeze(Callback):
             for parameter in self._parameters:
                 parameter.grad = None
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException | None = None
+    ) -> None:
         self._set(trainer, frozen=False)
 
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._set(trainer, frozen=False)
+    on_exception = on_train_end
 
     def _set(self, trainer: Trainer, frozen: bool) -> None:
-        # Without gradients the backward pass ends at the head. On several ranks DDP would not notice the change: it
-        # averages what required a gradient when it wrapped the model. There gradients are dropped before each step.
+        # Without gradients the backward pass ends at the head. On several ranks DDP averages what required a gradient
+        # when it wrapped the model and would not notice a change: there gradients are dropped before each step.
         for parameter in self._parameters:
             parameter.requires_grad_(not frozen or trainer.world_size > 1)
         for norm in self._norms:

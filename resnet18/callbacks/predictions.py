@@ -1,4 +1,4 @@
-"""Writes what ``predict`` finds as a table: image id, class, probability."""
+"""Writes predictions as a table: image id, class, probability."""
 
 import csv
 import os
@@ -12,15 +12,15 @@ from torch import Tensor
 
 
 class Prediction(NamedTuple):
-    """What ``predict`` gives for a batch of N images, of which each has one class, or any number out of C."""
+    """The predictions for a batch of N images: one class for each, or any number of C classes."""
 
     positions: Tensor  # int64 N: the images' places in the data set
-    classes: Tensor  # int64 N: the likeliest; or bool N×C: whether each class is there
+    classes: Tensor  # int64 N: the likeliest; or bool N×C: whether each class is present
     probabilities: Tensor  # float32 N: the likeliest class's; or float32 N×C
 
 
 class PredictionTable(Callback):
-    """Writes a CSV file, whole once every image is done. Several classes, and their probabilities, are joined by +.
+    """Writes a CSV file at the end, in one piece. Several classes, and their probabilities, are joined by +.
 
     Args:
         path: The file.

@@ -1,8 +1,7 @@
-"""Progress: a line an epoch everywhere, and a live bar below it on a terminal.
+"""Progress: a line an epoch, and a live bar below it on a terminal.
 
-A line is as wide as the terminal at most, and 80 characters elsewhere. The bar is redrawn twice a second at most, with
-numbers that the log points have brought to the host already: Lightning's bars wait for the device at every step for a
-metric they show.
+A line is at most as wide as the terminal, and 80 characters elsewhere. The bar is redrawn at most twice a second, with
+numbers of the last log point: Lightning's bars wait for the device at every step for the metrics they show.
 """
 
 import sys
@@ -32,7 +31,7 @@ class EpochLines(ProgressBar):
         self._bar: Progress | None = None
         self._drawn = self._epoch_began = 0.0
         self._numbers = ""
-        # What had been measured by the start of the epoch: a metric that is measured anew is another tensor.
+        # Metrics measured before the epoch; a new measurement is another tensor.
         self._before: dict[str, Tensor] = {}
 
     def disable(self) -> None:  # Lightning's, on all ranks but the first
@@ -49,7 +48,7 @@ class EpochLines(ProgressBar):
             return
         self._bar = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=12),  # with all the rest it fits a terminal of 80 columns
+            BarColumn(bar_width=12),  # the whole fits a terminal of 80 columns
             MofNCompleteColumn(),
             TimeRemainingColumn(),
             TextColumn("{task.fields[numbers]}"),
@@ -66,11 +65,6 @@ class EpochLines(ProgressBar):
             self._bar.update(task, completed=completed, description=description, numbers=self._numbers)
             self._bar.refresh()
             self._drawn = time.monotonic()
-
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._numbers, self._before = "", {}
@@ -95,11 +89,12 @@ class EpochLines(ProgressBar):
         new = {name: float(value) for name, value in measured if value is not self._before.get(name)}
         self.print(_line(f"epoch {trainer.current_epoch + 1:>{len(last)}}/{last}", new, took, self.console.width))
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._close()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._close()
+    def on_train_end(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException | None = None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._open(sum(trainer.num_test_batches))
@@ -113,17 +108,17 @@ class EpochLines(ProgressBar):
         self._draw(batch_idx + 1, trainer.state.fn or "")  # test or predict
 
     on_predict_batch_end = on_test_batch_end
-    on_test_end = on_predict_end = on_train_end
+    on_test_end = on_predict_end = on_exception = on_train_end
 
 
 def _line(epoch: str, new: dict[str, float], took: str, width: int) -> str:
-    """The epoch and what was measured in it, the most telling first to find room."""
+    """An epoch and its metrics; the most important are kept if there is not enough room."""
     parts = {name: f"{name} {written(name, value)}" for name, value in new.items()} | {"took": took}
     if "train/loss" in new:
         parts["train/loss"] = parts["train/loss"].removeprefix("train/")
     if "images_per_s" in new:
         parts["images_per_s"] = f"{new['images_per_s']:,.0f} img/s"
-    twice = {f"{name}_{which}" for name in new for which in ("step", "epoch")}  # by a `log` of both
+    twice = {f"{name}_{which}" for name in new for which in ("step", "epoch")}  # `log` of both
     own = [name for name in new if name not in (*FIRST, *LAST, *twice, "lr")]
     room, kept = width - len(epoch), set[str]()
     for name in ("val/top1", "train/loss", *own, "val/loss", "took", "images_per_s", "val/top5"):

@@ -1,8 +1,8 @@
-"""What is logged of the training itself: ``train/loss``, ``lr`` and ``images_per_s``, together, at every log point.
+"""Logs ``train/loss``, ``lr`` and ``images_per_s`` at every log point.
 
-``train/loss`` is the mean since the last log point; ``images_per_s`` counts all ranks and leaves validation out. The
-device is waited for once a log point and never between. ``LightningModule.log`` and Lightning's ThroughputMonitor would
-take several times the host time for the same; ``benchmarks/trainer_overhead.py`` measures it.
+``train/loss`` is the mean since the last log point; ``images_per_s`` counts all ranks and leaves validation out. It
+waits for the device at log points only. ``LightningModule.log`` and Lightning's ThroughputMonitor take several times
+the host time; ``benchmarks/trainer_overhead.py`` measures it.
 """
 
 import time
@@ -19,7 +19,7 @@ TRAINING_METRICS: dict[str, Mode | None] = {"train/loss": "min", "lr": None, "im
 
 
 class TrainingLog(Callback):
-    """Takes batches whose first part has an entry an image, such as (images, labels)."""
+    """Needs batches whose first part has an entry for each image, such as (images, labels)."""
 
     def __init__(self) -> None:
         self._loss: Tensor | float = 0.0  # the sum over the batches since the last log point, on the device
@@ -31,10 +31,10 @@ class TrainingLog(Callback):
         self._images, self._since = 0, time.perf_counter()
 
     on_train_start = on_train_epoch_start  # a run resumed in mid-epoch has no epoch start
-    on_validation_end = on_train_epoch_start  # whose time does not count
+    on_validation_end = on_train_epoch_start  # its time does not count
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # at the batch's end it is the next step's
+        self._lr = trainer.optimizers[0].param_groups[0]["lr"]  # by the batch's end the next step's is set
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -44,7 +44,7 @@ class TrainingLog(Callback):
         self._images += len(batch[0])
         if not at_log_point(trainer, trainer.global_step):
             return
-        # Lightning hands over each loss divided by the batches that its gradient is accumulated over.
+        # Lightning divides each loss by the batches that its gradient is accumulated over.
         loss = self._loss * trainer.accumulate_grad_batches / self._batches
         if trainer.loggers:
             loss = float(loss)  # waits for the device

@@ -18,11 +18,7 @@ class OneDevice(Program):
         return super().instantiate_trainer(**kwargs, **one, enable_progress_bar=False)
 
     def load_data(self) -> None:
-        """Makes the training images ready, and the optimizer and the schedule once.
-
-        Raises:
-            UsageError: For a value that one of them refuses.
-        """
+        """Loads the training images and tries the optimizer and the schedule; UsageError for a value they refuse."""
         try:
             self.datamodule.prepare_data()
             self.datamodule.setup("fit")

@@ -34,15 +34,13 @@ from resnet18.storage.provenance import measured_with, provenance
 ROUNDS = 3
 FEED_S = 0.3  # seconds that the feed alone is measured for at least: a batch of a resident one takes next to none
 SPARE = 200  # more steps than are ever taken beside the timed ones
-BOUND = 0.8  # the share of a step from which one thing is said to limit it
+BOUND = 0.8  # the share of a step from which one part counts as the limit
 FEED, BARE, FIT = "the feed alone", "the bare loop", "Trainer.fit"
-
-
 Row = dict[str, Any]  # a loop's numbers, as in the JSON file
 
 
 def row_of(name: str, batch_size: int, clocks: Sequence[Clock]) -> Row:
-    """What the clocks of all rounds say of a loop."""
+    """A loop's numbers over all rounds."""
     ms = statistics.median(clock.step_ms for clock in clocks)
     host_ms = [ms for clock in clocks for ms in clock.host_ms]
     return {
@@ -57,13 +55,13 @@ def row_of(name: str, batch_size: int, clocks: Sequence[Clock]) -> Row:
 
 
 def extra_ms(fit: Row, bare: Row) -> float:
-    """What ``Trainer.fit`` takes longer than the bare loop, in ms a step: the median of the rounds' differences."""
+    """How much longer ``Trainer.fit`` takes than the bare loop, in ms a step: the median over the rounds."""
     rounds = zip(fit["rounds_ms_a_step"], bare["rounds_ms_a_step"], strict=True)
     return statistics.median(ours - alone for ours, alone in rounds)
 
 
 def limited_by(feed: Row, bare: Row, fit: Row) -> str:
-    """What limits a configuration, in a line."""
+    """The line about what limits a configuration."""
     ms, host, extra = fit["ms_a_step"], fit["host_ms_a_step"], extra_ms(fit, bare)
     alone = f"the feed alone takes {feed['ms_a_step']:,.1f} of the {ms:,.1f} ms of a step"
     if feed["ms_a_step"] >= BOUND * ms:
@@ -78,7 +76,7 @@ def limited_by(feed: Row, bare: Row, fit: Row) -> str:
 
 
 class Bench(OneDevice):
-    """The command, parsed and made; :meth:`start` measures and prints."""
+    """The command; :meth:`start` measures and prints."""
 
     resumed: Path | None = None
 
@@ -89,12 +87,7 @@ class Bench(OneDevice):
         parser.add_argument("--json", type=str | None, help="File for everything that was measured.")
 
     def start(self) -> None:
-        """Measures, prints, and writes the file.
-
-        Raises:
-            UsageError: For a value that can't be measured with.
-            RunError: For a file that can't be written.
-        """
+        """Measures, prints, and writes the file."""
         path = Path(self.config.json or "bench.json")
         if path.is_dir() or not path.parent.is_dir():
             raise RunError(f"json: {path} can't be written")
@@ -106,12 +99,11 @@ class Bench(OneDevice):
             path.write_text(json.dumps(result, indent=2) + "\n")
 
     def results(self) -> dict[str, Any]:
-        """What was measured, printed too; ``directory`` takes the runs."""
+        """Measures and prints; ``directory`` takes the runs."""
         self.set_up()
         rows = self.in_turns((FEED, BARE, FIT), self.measure_row)
-        limit = limited_by(*rows)
         self._print(*rows)
-        self.console.print(limit, soft_wrap=True)
+        self.console.print(limit := limited_by(*rows), soft_wrap=True)
         return {
             "command": shlex.join(["lightning", "bench", *self.arguments]),
             "rounds": ROUNDS,
@@ -126,7 +118,7 @@ class Bench(OneDevice):
         }
 
     def set_up(self) -> None:
-        """Loads the data, and says what is measured."""
+        """Loads the data and prints what is measured."""
         data, self.device = self.datamodule, self.trainer.strategy.root_device
         self.load_data()
         if isinstance(self.model.make_schedule(self.model.make_optimizer(), total_steps=1), ReduceLROnPlateau):
@@ -137,11 +129,10 @@ class Bench(OneDevice):
         self.command = "fit"  # from here on a Trainer is given what `fit` gives it
         data.trainer = self.trainer_of([])
         self.loader = data.train_dataloader()
-        batches = f"batches of {data.batch_size:,}, {data.feed_note()}"
-        self.console.print(f"{self.title()}; {batches}", soft_wrap=True)
+        self.console.print(f"{self.title()}; batches of {data.batch_size:,}, {data.feed_note()}", soft_wrap=True)
 
     def trainer_of(self, callbacks: list[Any], **settings: Any) -> Trainer:
-        """A Trainer whose run is only as long as the probe among its callbacks wants."""
+        """A Trainer that runs until the probe among its callbacks stops it."""
         self.config_init["best"], self.config_init["last"] = BestCheckpoint(), LastCheckpoint()
         epochs = max(self.config.trainer.max_epochs or 0, self.steps + SPARE)  # enough, of one batch each
         endless = {"max_epochs": epochs, "max_steps": -1, **dict.fromkeys(("min_epochs", "min_steps", "max_time"))}
@@ -151,7 +142,7 @@ class Bench(OneDevice):
     def fit(self, model: LightningModule, probe: Probe, loader: Any, callbacks: Any = (), **settings: Any) -> Clock:
         trainer = self.datamodule.trainer = self.trainer_of([*callbacks, probe], **settings)  # the loader asks it
         with warnings.catch_warnings():
-            # What it has to say of a run without validation, or without a model.
+            # Lightning warns of a run without validation, or without a model.
             warnings.filterwarnings("ignore", module=r"lightning\.")
             trainer.fit(model, train_dataloaders=loader)
         return probe.clock
@@ -166,13 +157,13 @@ class Bench(OneDevice):
         if name == BARE:
             return self.fit(self.model, Probe(self.steps, bare), self.loader)
         trainer = self.config_init["trainer"]
-        # Those that watch a metric wait for a validation, and there is none. Each run has its own copies.
+        # A callback with a monitor would wait for a validation, and there is none. Each run has its own copies.
         given = [copy.deepcopy(one) for one in as_list(trainer["callbacks"]) if getattr(one, "monitor", None) is None]
         settings = {"enable_checkpointing": trainer["enable_checkpointing"]}
         return self.fit(self.model, Probe(self.steps), self.loader, given, **settings)
 
     def in_turns(self, names: Sequence[str], measure: Callable[[str], Clock]) -> list[Row]:
-        """Measures each of the loops once a round."""
+        """Measures each loop once a round."""
         clocks: dict[str, list[Clock]] = {name: [] for name in names}
         # Redrawn between the measurements: a thread of its own would disturb them.
         bar: dict[str, Any] = {"auto_refresh": False, "transient": True, "disable": not self.console.is_terminal}

@@ -1,8 +1,7 @@
 """``lightning check``: the first minute with a configuration, before it trains.
 
-It takes what ``fit`` takes, looks at the data, the network and the optimizer that the configuration makes, on its
-device and in its precision, and prints a line for each finding. It leaves nothing behind but a picture of the first
-batch.
+It takes the arguments of ``fit``, looks at the data, the network and the optimizer on the configured device and in its
+precision, and prints a line for each finding. It writes a picture of the first batch and nothing else.
 """
 
 import itertools
@@ -25,13 +24,13 @@ from resnet18.commands.check_network import Batch, Network
 from resnet18.errors import RunError, counted
 from resnet18.storage.checkpoints import load_pretrained
 
-BATCHES = 4  # that the loss at the start is the mean of
+BATCHES = 4  # whose mean is the loss at the start
 IMAGES = 32  # of each batch at most, so that a CPU is done in seconds
 STYLES = {"ok": "green", "warn": "bold yellow", "wrong": "bold red", "skip": "dim"}
 
 
 class Check(OneDevice):
-    """The command, parsed and made; :meth:`start` looks and prints."""
+    """The command; :meth:`start` checks and prints."""
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         super().add_arguments_to_parser(parser)
@@ -40,12 +39,7 @@ class Check(OneDevice):
         parser.add_argument("--steps", type=steps, default=60, help="The most steps to overfit one batch.")
 
     def start(self) -> None:
-        """Looks, prints, and writes the picture.
-
-        Raises:
-            UsageError: For a value that the data or the optimizer refuse.
-            RunError: Where anything was found to be wrong, after all was printed.
-        """
+        """Checks, prints, and writes the picture; RunError, in the end, if anything was wrong."""
         began, data = time.monotonic(), self.datamodule
         self.picture = self._output()
         self.console = Console(highlight=False, markup=False, force_jupyter=False)
@@ -53,17 +47,16 @@ class Check(OneDevice):
             self.console.width = 1000  # a line each, for grep
         if self.config.init_from:
             say(load_pretrained(self.model.backbone, self.config.init_from))
-        network = Network(self.model, self.trainer)
+        network = Network(self.model, self.trainer, data.is_single_label)
         self.load_data()
         batches = [batch[:2] for batch in itertools.islice(data.train_dataloader(), BATCHES)]
         source = ", ".join(map(str, self.config_paths)) or type(data).__name__
         self.console.print(f"{source}: {self.title()}, seed {self.config.seed_everything}\n", soft_wrap=True)
-        found: list[Finding] = []
+        wrong, warned = list[str](), 0
         for finding in self._findings(network, batches):
             self._print(finding)
-            found.append(finding)
-        wrong = [finding.name for finding in found if finding.level == "wrong"]
-        warned = sum(finding.level == "warn" for finding in found)
+            wrong += [finding.name] if finding.level == "wrong" else []
+            warned += finding.level == "warn"
         warnings = f"{warned or 'no'} warning{'' if warned == 1 else 's'}"
         self.console.print(f"\n{warnings}, {len(wrong) or 'nothing'} wrong, in {time.monotonic() - began:.1f} s")
         if wrong:
@@ -74,7 +67,7 @@ class Check(OneDevice):
         assert data.train is not None
         assert data.val is not None
         train, val = data.train.labels.cpu(), data.val.labels.cpu()
-        yield balance(train, val, data.class_names)
+        yield balance(data, train, val)
         yield pixels(data)
         yield from duplicates(data, train, val)
         yield from self._trained(network, [(images[:IMAGES], targets[:IMAGES]) for images, targets in batches])
@@ -96,9 +89,9 @@ class Check(OneDevice):
             yield finding
 
     def _drawn(self, images: Tensor, targets: Tensor) -> Finding:
-        images, names = images[:IMAGES], self.datamodule.class_names
+        images, names = images[:IMAGES], [target_name(self.datamodule, target) for target in targets[:IMAGES]]
         try:
-            contact_sheet(images, [target_name(target, names) for target in targets[:IMAGES]]).save(self.picture)
+            contact_sheet(images, names).save(self.picture)
         except (OSError, ValueError) as error:
             raise RunError(f"output: {self.picture} can't be written: {error}") from None
         count = counted(len(images), "training image")

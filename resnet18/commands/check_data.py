@@ -45,24 +45,20 @@ def first_few(names: Sequence[str], at_most: int = 3) -> str:
     return ", ".join(names[:at_most]) + more
 
 
-def are_class_numbers(targets: Tensor) -> bool:
-    """Whether each image has one class, its number: int64 N."""
-    return targets.ndim == 1 and targets.dtype == torch.int64
-
-
-def target_name(target: Tensor, class_names: Sequence[str]) -> str:
-    """The name of a class number; the names of those that are not 0, where there is a value for each class."""
-    if target.ndim == 0 and target.dtype == torch.int64:
-        return class_names[int(target)]
-    if tuple(target.shape) == (len(class_names),):
-        return " + ".join(class_names[label] for label in target.nonzero().flatten().tolist())
+def target_name(data: ImageDataModule, target: Tensor) -> str:
+    """An image's class, or all of its classes, or its value."""
+    if data.is_single_label:
+        return data.class_names[int(target)]
+    if tuple(target.shape) == (data.num_classes,):
+        return " + ".join(data.class_names[label] for label in target.nonzero().flatten().tolist())
     return f"{target.item():g}" if target.numel() == 1 else "×".join(map(str, target.shape))
 
 
-def balance(train: Tensor, val: Tensor, class_names: Sequence[str]) -> Finding:
-    """How many images train and validate, and how they spread over the classes; takes the targets of both."""
+def balance(data: ImageDataModule, train: Tensor, val: Tensor) -> Finding:
+    """How many images train and validate, and how they spread over the classes, by the targets of both."""
+    class_names = data.class_names
     sizes = f"{len(train):,} to train, {len(val):,} to validate, {counted(len(class_names), 'class name')}"
-    if not are_class_numbers(train):
+    if not data.is_single_label:
         kind = f"{train.dtype} of {'×'.join(map(str, train.shape))}".removeprefix("torch.")
         return Finding("classes", f"{sizes}; classes are counted where targets are class numbers, not {kind}", "skip")
     counts, val_counts = (part.bincount(minlength=len(class_names)) for part in (train, val))
@@ -83,7 +79,7 @@ def balance(train: Tensor, val: Tensor, class_names: Sequence[str]) -> Finding:
 
 
 def pixels(data: ImageDataModule) -> Finding:
-    """Mean and standard deviation of each channel as measured, against those that normalise the images."""
+    """Measured mean and standard deviation of each channel, against those that normalise the images."""
     histogram = torch.zeros(data.input_size[0], 256, dtype=torch.int64)
     count = blank = 0
     for images, *_ in data.evaluation_dataloader("train", at_most=SAMPLE):
@@ -115,7 +111,7 @@ def pixels(data: ImageDataModule) -> Finding:
 
 
 def duplicates(data: ImageDataModule, train: Tensor, val: Tensor) -> Iterator[Finding]:
-    """Images that both train and validate, and those that train with two targets; equal in every pixel."""
+    """Images that both train and validate, and images that train with two targets; equal in every pixel."""
     if data.feed != "resident" and len(train) + len(val) > STREAMED_AT_MOST:
         yield Finding("leaks", f"not compared: {counted(len(train) + len(val), 'image')} in files", "skip")
         return
@@ -134,7 +130,7 @@ def duplicates(data: ImageDataModule, train: Tensor, val: Tensor) -> Iterator[Fi
     numbers = f"{len(conflicts):,} of {len(train):,} training images under two labels, {repeated:,} there twice"
     finding = Finding("labels", numbers)
     if conflicts:
-        named = [[f"{one} ({target_name(train[one], data.class_names)})" for one in pair] for pair in conflicts]
+        named = [[f"{one} ({target_name(data, train[one])})" for one in pair] for pair in conflicts]
         shown = first_few([" = ".join(pair) for pair in named])
         report = finding.wrong if len(conflicts) > SERIOUS * len(train) else finding.warn
         report(f"training image {shown}: one image under two names can't be learned")
@@ -153,7 +149,7 @@ def _vector(values: Tensor) -> str:
 
 
 def contact_sheet(images: Tensor, captions: Sequence[str]) -> Image.Image:
-    """uint8 N×C×H×W images in rows of eight, with captions; of two channels the first is shown, of four three."""
+    """uint8 N×C×H×W images in rows of eight, with captions; shows the first channel of two, the first three of four."""
     channels = 3 if images.shape[1] >= 3 else 1
     height, width = images.shape[2:]
     factor = max(1, -(-96 // max(height, width))) * min(1, 192 / max(height, width))  # whole where it enlarges

@@ -1,7 +1,6 @@
 """The network before its first real step: its loss, its gradients, and whether it can overfit one batch.
 
-The loss is the model's own, from its ``training_step``. What compares logits with class numbers is left out for other
-targets.
+The loss is the model's own, from its ``training_step``. Logits are compared with class numbers only.
 """
 
 import math
@@ -17,14 +16,14 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_
 from torch.optim import Optimizer
 
 from resnet18.classifier import Classifier
-from resnet18.commands.check_data import Finding, are_class_numbers, first_few
+from resnet18.commands.check_data import Finding, first_few
 from resnet18.errors import counted
 from resnet18.optimization import decay_groups
 
 Batch = tuple[Tensor, Tensor]  # uint8 B×C×H×W and targets, on the network's device
 
 UNSURE = 1.0  # how far above ln(classes) the first loss may lie: logits of standard deviation 1.4 raise it by that
-KNOWING = 0.3  # share of ln(classes) that it may lie below: more can't be known before a label was seen
+KNOWING = 0.3  # share of ln(classes) that it may lie below: a lower loss needs knowledge of labels
 LEAK = 1e-3  # an effect on other images' logits counts from this share of that on an image's own
 OVERFIT = 0.1  # share of the first loss at which a batch counts as overfit
 AT_LEAST = 5  # steps: behind two layers that start at zero, a gradient appears in the third
@@ -33,10 +32,11 @@ DROPPING = ("Dropout", "DropPath", "DropBlock", "StochasticDepth")  # in the nam
 
 
 class Network:
-    """A model where the configuration trains it: on its device, in its precision, without a Trainer around it."""
+    """A model on the configured device and in its precision, without a Trainer around it."""
 
-    def __init__(self, model: Classifier, trainer: Trainer) -> None:
+    def __init__(self, model: Classifier, trainer: Trainer, single_label: bool) -> None:
         self.trainer, self.device, self.precision = trainer, trainer.strategy.root_device, trainer.precision_plugin
+        self.single_label = single_label  # each target is a class number
         self.precision.convert_module(model)  # in place
         self.model: Classifier = model.to(self.device)
         self.model.mixing = None  # pyrefly: ignore[bad-assignment]  # mixed images have no one class to get right
@@ -54,12 +54,9 @@ class Network:
 
 
 def loss_at_start(network: Network, batches: Sequence[Batch]) -> Finding:
-    """The untrained network's cross-entropy in training mode, against that of knowing nothing, ln(classes).
-
-    For targets that are no class numbers it is the model's own loss, and there is nothing to compare it with.
-    """
+    """The untrained network's cross-entropy against ln(classes); for other targets its own loss, against nothing."""
     network.model.train()
-    plain, total = are_class_numbers(batches[0][1]), 0.0
+    plain, total = network.single_label, 0.0
     with torch.no_grad():
         for images, targets in batches:
             loss = F.cross_entropy(network.logits(images), targets) if plain else network.loss((images, targets))
@@ -81,10 +78,8 @@ def loss_at_start(network: Network, batches: Sequence[Batch]) -> Finding:
 
 
 def independence(network: Network, images: Tensor) -> Finding:
-    """Whether an image's logits, in evaluation mode, depend on the other images: one at a time becomes noise.
-
-    Meant for a network that has taken a few steps: layers that start at zero let nothing through, good or bad.
-    """
+    """Whether an image's logits depend on the other images, which become noise one at a time."""
+    # Meant for a network that has taken a few steps: layers that start at zero let nothing through, good or bad.
     images = images[:4]
     network.model.eval()
     with torch.no_grad():
@@ -164,7 +159,7 @@ def overfit(network: Network, batch: Batch, steps: int) -> Trace:
         if not math.isfinite(trace.losses[-1]):
             break
         if step % AT_LEAST == 0 or step == steps:
-            if are_class_numbers(targets):
+            if network.single_label:
                 with torch.no_grad():
                     trace.top1 = (network.logits(images).argmax(1) == targets).float().mean().item()
             if trace.overfit:
@@ -173,7 +168,7 @@ def overfit(network: Network, batch: Batch, steps: int) -> Trace:
 
 
 def one_batch(trace: Trace, images: int, batch_size: int) -> Finding:
-    """Whether the batch was overfit: all its images are right, or its loss is a tenth of what it was."""
+    """Whether the batch was overfit: all its images are right, or its loss fell to a tenth."""
     first, last, steps = trace.losses[0], trace.losses[-1], counted(len(trace.losses), "step")
     right = "" if trace.top1 is None else f", top-1 {100 * trace.top1:.0f} %"
     count = counted(images, "image")
@@ -194,7 +189,7 @@ def one_batch(trace: Trace, images: int, batch_size: int) -> Finding:
 
 
 def gradients(trace: Trace, network: Network) -> Finding:
-    """Whether a gradient reached every trainable parameter in some step."""
+    """Whether every trainable parameter got a gradient in some step."""
     unused = [name for name in network.parameters if name not in trace.largest]
     zero = [name for name, value in trace.largest.items() if value == 0]
     total, steps = len(network.parameters), counted(len(trace.losses), "step")
@@ -212,7 +207,7 @@ def gradients(trace: Trace, network: Network) -> Finding:
 
 
 def parameter_groups(network: Network) -> Finding:
-    """The optimizer's groups, with what is decayed and should not be, and what no group holds."""
+    """The optimizer's groups; parameters that none of them holds, or that are decayed and should not be."""
     groups = at_peak(network).param_groups
     names = {id(value): name for name, value in network.parameters.items()}
     decay: dict[int, float] = {}  # of each parameter that the optimizer holds

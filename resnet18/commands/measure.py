@@ -21,20 +21,14 @@ PROBES = 5  # single steps whose host time is taken
 
 
 class Clock:
-    """Times a loop that calls :meth:`step` at the end of every step, until it is :attr:`done`.
+    """Times a loop that calls :meth:`step` at the end of every step, until it is :attr:`done`."""
 
-    After a warm-up comes a block of steps, with a wait for the device at both ends and nowhere between. On an
-    accelerator, single steps follow that each begin on an idle device: they tell how long Python needs to issue one.
-
-    Args:
-        device: What the loop computes on.
-        steps: Length of the block in steps.
-        seconds: Least length of the block in seconds.
-        ahead: How many batches workers may have ready when the loop begins; the warm-up uses them up.
-    """
+    # After a warm-up comes a block of steps, with a wait for the device at both ends and nowhere between. On an
+    # accelerator, single steps follow that each begin on an idle device: they show how long Python needs to issue one.
 
     def __init__(self, device: torch.device, steps: int, seconds: float = 0.0, ahead: int = 0) -> None:
-        self.device, self.steps, self.seconds, self.ahead = device, steps, seconds, ahead
+        self.device, self.steps, self.seconds = device, steps, seconds  # the block takes at least both
+        self.ahead = ahead  # batches that workers may have ready at the beginning; the warm-up uses them up
         self.done = False
         self.first_s = 0.0  # seconds to the end of the first step, which compiles
         self.step_ms = 0.0  # milliseconds a step of the block took
@@ -79,16 +73,13 @@ class Clock:
 
 
 class Probe(Callback):
-    """Times the Trainer's own loop; or, given another one, runs and times that in its place."""
+    """Times the Trainer's own loop, or runs and times ``loop`` in its place."""
 
-    def __init__(
-        self, steps: int, loop: Callable[[Trainer, LightningModule, Clock], None] | None = None, seconds: float = 0.0
-    ) -> None:
-        self.steps, self.loop, self.seconds = steps, loop, seconds
+    def __init__(self, steps: int, loop: Callable[[Trainer, LightningModule, Clock], None] | None = None) -> None:
+        self.steps, self.loop = steps, loop
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        ahead = ready_ahead(trainer.train_dataloader)
-        self.clock = Clock(trainer.strategy.root_device, self.steps, self.seconds, ahead)
+        self.clock = Clock(trainer.strategy.root_device, self.steps, ahead=ready_ahead(trainer.train_dataloader))
         self.clock.begin()
         if self.loop is not None:
             self.loop(trainer, pl_module, self.clock)
@@ -113,7 +104,7 @@ def ready_ahead(loader: Any) -> int:
 
 @contextmanager
 def stopped_at_once() -> Iterator[None]:
-    """SIGINT and SIGTERM raise Interrupted where they meet the program: there is nothing to save."""
+    """Lets SIGINT and SIGTERM raise Interrupted at once: there is nothing to save."""
 
     def stop(signum: int, frame: Any) -> None:
         raise Interrupted(signum, None)
@@ -129,16 +120,8 @@ def stopped_at_once() -> Iterator[None]:
             signal.signal(signum, handler)
 
 
-def passes(trainer: Trainer) -> Iterator[Iterable[Any]]:
-    """The Trainer's training loader, over and over; each pass is the epoch that its counter says."""
-    epochs: Any = trainer.fit_loop.epoch_progress.current
-    while True:
-        yield trainer.train_dataloader  # type: ignore[misc]
-        epochs.completed += 1
-
-
 def pull(loader: Iterable[Any], device: torch.device, clock: Clock) -> None:
-    """A loader's batches brought to a device, and nothing done to them."""
+    """Moves a loader's batches to a device, and does nothing with them."""
     clock.begin()
     while not clock.done:
         for batch in loader:
@@ -149,7 +132,7 @@ def pull(loader: Iterable[Any], device: torch.device, clock: Clock) -> None:
 
 
 def bare(trainer: Trainer, pl_module: LightningModule, clock: Clock) -> None:
-    """The loop that one would write by hand, with the Trainer's model, optimizer, schedule and settings."""
+    """The training loop as written by hand, with the Trainer's model, optimizer, schedule and settings."""
     device, optimizer, precision = trainer.strategy.root_device, trainer.optimizers[0], trainer.precision_plugin
     batches, accumulate = int(trainer.num_training_batches), trainer.accumulate_grad_batches
     schedules: dict[str, Any] = {settings.interval: settings.scheduler for settings in trainer.lr_scheduler_configs}
@@ -158,7 +141,9 @@ def bare(trainer: Trainer, pl_module: LightningModule, clock: Clock) -> None:
     clip = clip_grad_value_ if trainer.gradient_clip_algorithm == "value" else clip_grad_norm_  # type: ignore[attr-defined]
     scaler = getattr(precision, "scaler", None) or torch.amp.GradScaler(device.type, enabled=False)
     training_step: Any = pl_module.training_step
-    for loader in passes(trainer):
+    loader: Any = trainer.train_dataloader
+    epochs: Any = trainer.fit_loop.epoch_progress.current
+    while True:
         for number, batch in enumerate(itertools.islice(loader, batches), 1):
             with precision.forward_context():
                 loss = training_step(to_device(batch, device), 0)
@@ -177,3 +162,4 @@ def bare(trainer: Trainer, pl_module: LightningModule, clock: Clock) -> None:
                 return
         if "epoch" in schedules:
             schedules["epoch"].step()
+        epochs.completed += 1  # the loader's next pass is that epoch

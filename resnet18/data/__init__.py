@@ -1,1 +1,1 @@
-"""Data sources; ``base`` is what they share. Yours goes beside them, or into a file of your own."""
+"""Data sources, and their ``base``. Yours goes beside them, or into a file of your own."""

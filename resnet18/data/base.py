@@ -1,8 +1,8 @@
-"""What every data source shares: the validation split, its fingerprint, and the loaders.
+"""The base of every data source: the validation split, its fingerprint, and the loaders.
 
-A source is a subclass with four class attributes and one method; :mod:`resnet18.data.digits` is a whole one, and
-:class:`~resnet18.data.image_files.ImageFiles` the base of those whose images are files. The validation images are cut
-from the training images; the test images are shown to ``test`` and ``predict`` only.
+A source is a subclass with four class attributes and one method; :mod:`resnet18.data.digits` is an example, and
+:class:`~resnet18.data.image_files.ImageFiles` the base for image files. The validation images are cut from the training
+images; the test images are used by ``test`` and ``predict`` only.
 """
 
 from abc import ABC, abstractmethod
@@ -26,7 +26,7 @@ AtLeast0 = Annotated[int, Field(ge=0)]
 AtLeast1 = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 
-# What every source has to say of its images.
+# The attributes of every source.
 EXAMPLES = {"class_names": '("cat", "dog")', "mean": "[0.5]", "std": "[0.25]", "input_size": "(1, 28, 28)"}
 OTHER_TASKS = "; an image has one class here, its number; for several or for a value override check_targets and strata"
 
@@ -35,31 +35,31 @@ class ImageDataModule(FeedModule, ABC):
     """Labelled images, held whole as uint8 on the training device.
 
     For another task than one class an image, override two methods: ``check_targets(targets, name)`` to accept, say, N×C
-    numbers for several labels an image or N floats for a value to predict, and ``strata(targets)`` for what to spread
-    evenly over training and validation. ``class_names`` then names the network's outputs; all else stays as it is.
+    numbers for several labels an image or N floats for a value to predict, and ``strata(targets)`` to group images that
+    are spread evenly over training and validation. ``class_names`` then names the network's outputs.
 
     Args:
         batch_size: Training images a step, on each rank.
-        eval_batch_size: Images a step where nothing is trained.
-        val_share: Share of every class's training images that validates instead.
-        split_seed: Chooses which. Not the seed of the run: runs with other seeds keep the same split.
+        eval_batch_size: Images a step in validation, test and prediction.
+        val_share: Share of every class's training images that is kept for validation.
+        split_seed: Seed of that choice. Not the seed of the run: runs with other seeds keep the same split.
         translate: Largest random shift of a training image in pixels.
         flip: Mirror training images left and right, half of the time.
         cutout: Side of a square painted over in every training image, in pixels.
         seed: Seed of the order and the augmentation; the command line takes it from ``seed_everything``.
 
     Raises:
-        UsageError: For a source that lacks one of the four attributes below, when it is first asked for.
-        RunError: In ``setup``, where what ``load`` gave is not as it should be.
+        UsageError: For a source that lacks one of the four attributes below, at its first use.
+        RunError: In ``setup``, if ``load`` gave wrong images or targets.
     """
 
     class_names: Sequence[str]  # in the order of their labels; the network has an output for each
-    mean: Sequence[float]  # of each channel over the training images, pixels counted from 0 to 1
+    mean: Sequence[float]  # of each channel over the training images, with pixels from 0 to 1
     std: Sequence[float]
-    input_size: tuple[int, int, int]  # channels, height and width of what the network is evaluated on
+    input_size: tuple[int, int, int]  # channels, height and width of an evaluation image
     has_val = False  # load("val") gives validation images, so that none are cut from the training images
     has_test = True  # load("test") gives test images
-    kind: type[Images] = ImageTensors  # what load gives
+    kind: type[Images] = ImageTensors  # the type that load returns
 
     def __init__(
         self,
@@ -79,32 +79,29 @@ class ImageDataModule(FeedModule, ABC):
         self.translate, self.flip, self.cutout = translate, flip, cutout
         self._split_hash = ""
 
-    if not TYPE_CHECKING:  # or every attribute would be there for the type checker
+    if not TYPE_CHECKING:  # the type checker would accept any attribute
 
         def __getattr__(self, name: str) -> Any:
-            # Asked here and not at the end of __init__: a subclass may set them after that, or compute them.
+            # Checked here and not at the end of __init__: a subclass may set them later, or compute them.
             if name in EXAMPLES and not hasattr(type(self), name):
                 source = f"{type(self).__module__}.{type(self).__qualname__}"
                 raise UsageError(f"data: {source} has no {name}; a source has, for example: {name} = {EXAMPLES[name]}")
-            return self.__getattribute__(name)  # raises what it would without this method
+            return self.__getattribute__(name)  # raises as usual
 
     @abstractmethod
     def load(self, part: Part) -> Images:
         """The images and targets of one part: uint8 N×H×W×C, and int64 N. For ``"val"`` only if ``has_val``.
 
         Raises:
-            RunError: Where the files are missing or broken.
+            RunError: For missing or broken files.
         """
 
     def check_targets(self, targets: Tensor, name: str) -> None:
-        """Refuses targets that do not fit the task; by default all but int64 N from 0 to ``num_classes`` - 1.
+        """Raises RunError for targets that do not fit the task; by default all but int64 N below ``num_classes``.
 
         Args:
             targets: As many as there are images, and at least one.
-            name: Where they come from, to begin a message with.
-
-        Raises:
-            RunError: Where they do not fit.
+            name: Their source, to begin a message with.
         """
         if targets.dtype != torch.int64 or targets.ndim != 1:
             hint = "" if targets.ndim == 1 and not targets.is_floating_point() else OTHER_TASKS
@@ -116,17 +113,17 @@ class ImageDataModule(FeedModule, ABC):
             raise RunError(f"{name} gave the label {wrong}; {last + 1} class_names mean labels 0 to {last}")
 
     def strata(self, targets: Tensor) -> Tensor:
-        """The number of each image's stratum, int64 N; by default its class. Zeros split without regard to targets."""
+        """The number of each image's stratum, int64 N; by default its class. Zeros give a plain random split."""
         return targets
 
     @property
     def is_single_label(self) -> bool:
-        """Whether an image has one class, its number: the task unless ``check_targets`` is overridden."""
+        """Whether a target is a class number: true unless ``check_targets`` is overridden."""
         return type(self).check_targets is ImageDataModule.check_targets
 
     @property
     def augmentation(self) -> Augmentation:
-        """What is done to the training images."""
+        """The augmentation of the training images."""
         return Augmentation(translate=self.translate, flip=self.flip, cutout=self.cutout, fill=self.mean_pixel)
 
     @property
@@ -164,7 +161,7 @@ class ImageDataModule(FeedModule, ABC):
             self.test = whole.take(readable.nonzero().squeeze(1))
 
     def _checked(self, part: Part) -> Any:
-        """What ``load`` gives, if it is as it should be."""
+        """A part as loaded, or RunError for one that breaks the rules of ``load``."""
         images, name = self.load(part), f"data: {type(self).__name__}.load({part!r})"
         if not isinstance(images, self.kind):
             hint = "; for Files, subclass ImageFiles" if isinstance(images, Files) else ""
@@ -182,12 +179,12 @@ class ImageDataModule(FeedModule, ABC):
         return images
 
     def _open(self, part: Part) -> tuple[Any, Tensor]:
-        """A part, checked, and which of its images can be used: bool, N."""
+        """A part, checked, and which of its images can be used: bool N."""
         images = self._checked(part)
         return images, torch.ones(len(images), dtype=torch.bool)
 
     def _split(self, whole: Images, given: Images | None) -> tuple[Tensor, Tensor]:
-        """Which of ``whole`` train, and which of it, or of ``given``, validate."""
+        """Positions of the training images in ``whole``, and of the validation images in ``given`` or ``whole``."""
         identity = whole.identity()
         if given is None:
             labels, strata = whole.labels, self.strata(whole.labels)
@@ -205,18 +202,14 @@ class ImageDataModule(FeedModule, ABC):
         return train, val
 
     def state_dict(self) -> dict[str, Any]:
-        """What a checkpoint keeps of the data, to be compared with the data it is later used on."""
+        """The identity of the data, for comparison when the checkpoint is loaded."""
         state: dict[str, Any] = {"split_hash": self.split_hash, "class_names": list(self.class_names)}
         if self.trainer is not None and self.train is not None:
             state["epoch"] = self.epoch_size(self.trainer)
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Compares the data with those that a checkpoint was trained on.
-
-        Raises:
-            RunError: Where the split or the classes differ: its scores would mean something else.
-        """
+        """Raises RunError if the split or the classes differ from the checkpoint's: scores would not compare."""
         self.saved_epoch = state_dict.get("epoch", {})
         split_hash = state_dict.get("split_hash", self.split_hash)
         names = zip_longest(state_dict.get("class_names", self.class_names), self.class_names, fillvalue="missing")

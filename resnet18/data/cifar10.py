@@ -11,7 +11,7 @@ import numpy
 import torch
 from torchvision import datasets
 
-from resnet18.data.base import AtLeast0, Fraction, ImageDataModule, Part
+from resnet18.data.base import AtLeast0, ImageDataModule, Part
 from resnet18.data.feeds.resident import ImageTensors
 from resnet18.errors import RunError
 
@@ -21,13 +21,12 @@ class CIFAR10(ImageDataModule):
 
     Args:
         root: Directory with the archive, or to download it to.
-        val_share: Share of every class's training images that validates instead.
         translate: Largest random shift of a training image in pixels.
         flip: Mirror training images left and right, half of the time.
         kwargs: The rest is :class:`~resnet18.data.base.ImageDataModule`'s.
 
     Raises:
-        RunError: In ``prepare_data``, where the archive is neither there nor can be downloaded.
+        RunError: In ``prepare_data``, if the archive is not there and can't be downloaded.
     """
 
     archive: ClassVar[type[datasets.CIFAR10]] = datasets.CIFAR10
@@ -35,25 +34,18 @@ class CIFAR10(ImageDataModule):
     mean, std = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)  # over the 50,000 training images
     input_size = (3, 32, 32)
 
-    def __init__(
-        self,
-        root: str = "data",
-        val_share: Fraction = 0.1,
-        translate: AtLeast0 = 4,
-        flip: bool = True,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(val_share=val_share, translate=translate, flip=flip, **kwargs)
+    def __init__(self, root: str = "data", translate: AtLeast0 = 4, flip: bool = True, **kwargs: Any) -> None:
+        super().__init__(translate=translate, flip=flip, **kwargs)
         self.root = Path(root).expanduser()
-        self._whole = False  # asked for twice: before a run is opened, and by the Trainer
+        self._whole = False  # prepare_data runs twice: before a run is opened, and by the Trainer
 
     def prepare_data(self) -> None:
-        """Downloads the archive unless it is there, whole, and unpacked."""
+        """Downloads and unpacks the archive unless it is there and whole."""
         if self._whole:
             return
         archive = self.archive
         try:
-            archive(self.root, train=False, download=True)  # checks all files, and reads the fewer
+            archive(self.root, train=False, download=True)  # checks all files, and reads only the test images
         except (OSError, RuntimeError, EOFError) as error:  # no network, a proxy, a full disk, a broken archive
             raise RunError(
                 f"data.root: {archive.__name__} is not in {self.root} and could not be downloaded ({error}). Put "
@@ -62,7 +54,6 @@ class CIFAR10(ImageDataModule):
         self._whole = True
 
     def load(self, part: Part) -> ImageTensors:
-        """The images and labels of one part: see :class:`~resnet18.data.base.ImageDataModule`."""
         try:
             archive = self.archive(self.root, train=part == "train")
         except RuntimeError:

@@ -23,7 +23,7 @@ class Digits(ImageDataModule):
     """Ten classes of 8×8 digits: 1,438 images to train and validate on, 359 to test.
 
     Args:
-        root: Not used; stored with the runs of earlier versions.
+        root: Unused; part of stored runs from earlier versions.
         rgb: Repeat the grey value in three channels, for networks that take colour only.
         batch_size: Training images a step, on each rank.
         translate: Largest random shift of a training image in pixels.
@@ -56,6 +56,6 @@ class Digits(ImageDataModule):
         # Rounded to 0…255, so that the pixels are what an 8-bit scan would hold.
         pixels = (table[chosen, :-1] * 255 / 16).round().to(torch.uint8).view(-1, 8, 8, 1)
         images = pixels.expand(-1, -1, -1, self.input_size[0]).contiguous()  # N×8×8×C
-        # A test image is called by its line, counted from 0, as in scikit-learn's load_digits.
+        # A test image's name is its line number from 0, as in scikit-learn's load_digits.
         names = [str(line) for line in test.tolist()] if part == "test" else None
         return ImageTensors(images, labels[chosen], names=names)

@@ -20,7 +20,7 @@ from resnet18.errors import RunError
 
 
 class ImageFolder(ImageFiles):
-    """Images in ``root/train/<class>/`` and, if they are there, ``root/val/<class>/`` and ``root/test/<class>/``.
+    """Images in ``root/train/<class>/`` and, optionally, ``root/val/<class>/`` and ``root/test/<class>/``.
 
     The classes are the directories of ``train``, in the order of their names; their images may lie deeper. Files count
     as images by their names' endings, hidden files never do.

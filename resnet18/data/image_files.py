@@ -1,7 +1,7 @@
-"""The base of sources whose images are files: decoded once and resident where they fit, else streamed by workers.
+"""The base of sources of image files: decoded once and resident if they fit in memory, else streamed by workers.
 
-A source of this kind is a subclass with ``class_names`` and a ``load`` that lists files and labels;
-:mod:`resnet18.data.folder` is a whole one.
+Such a source is a subclass with ``class_names`` and a ``load`` that lists files and labels;
+:mod:`resnet18.data.folder` is an example.
 """
 
 from collections.abc import Sequence
@@ -30,29 +30,29 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class ImageFiles(ImageDataModule):
-    """Labelled image files, brought to one size.
+    """Labelled image files, scaled to one size.
 
-    The *resident* feed decodes every file once, to the square that evaluation sees, and augments from there. The
-    *streamed* feed decodes a file whenever it is needed, so that random crops come from the whole image in its full
-    resolution, and augmentations of one image at a time are possible.
+    The *resident* feed decodes every file once, to the evaluation square, and augments that. The *streamed* feed
+    decodes a file whenever it is needed: random crops come from the whole image in full resolution, and augmentations
+    of one image at a time are possible.
 
     Args:
         image_size: Side of a training image in pixels.
         eval_size: Side of any other image; by default the same.
         eval_share: How much of an image's shorter side the square in its middle takes, for evaluation.
-        first_size: Side of a training image in the first epochs, to grow to ``image_size``; streamed feed only.
-        growth: Between which shares of the run's epochs it grows.
+        first_size: Side of a training image in the first epochs, growing to ``image_size``; streamed feed only.
+        growth: Shares of the run's epochs between which it grows.
         channels: 3 for colour, 1 for grey; files of the other kind are converted.
         crop: Least and greatest share of an image's area that a random crop takes.
         policy: ``trivial`` for TrivialAugment, ``rand`` for RandAugment; streamed feed only.
         magnitude: Of RandAugment, 0 to 30.
         erasing: Probability of erasing a random rectangle; streamed feed only.
-        feed: ``auto`` is resident if it can do what is asked for and the decoded images fit the limit.
+        feed: ``auto`` is resident if that feed supports the other arguments and the decoded images fit the limit.
         resident_limit_gb: That limit, in 10⁹ bytes of memory on the training device.
         num_workers: Processes that decode for the streamed feed; by default one fewer than there are CPUs, up to 16.
-        broken: What to do about files that can't be read. All are listed before anything is trained, either way.
-        cache_dir: Where what was decoded is kept; by default the user's, which is ``~/.cache/resnet18`` on Linux.
-        mean: Of each channel, pixels counted from 0 to 1; by default ImageNet's.
+        broken: What to do about files that can't be read. In either case all are listed before the training.
+        cache_dir: Directory for decoded images; by default the user's cache, ``~/.cache/resnet18`` on Linux.
+        mean: Of each channel, with pixels from 0 to 1; by default ImageNet's.
         std: Standard deviation of each channel, by default ImageNet's.
         kwargs: The rest is :class:`~resnet18.data.base.ImageDataModule`'s.
 
@@ -105,12 +105,11 @@ class ImageFiles(ImageDataModule):
 
     @property
     def augmentation(self) -> Augmentation:
-        """What is done to the training images."""
         more = {"crop": self.crop, "policy": self.policy, "magnitude": self.magnitude, "erasing": self.erasing}
         return replace(super().augmentation, **more)
 
     def _only_streamed(self) -> str:
-        """Why the resident feed can't do what is asked for; empty if it can."""
+        """Why the resident feed does not support the arguments; empty if it does."""
         if self.augmentation.one_by_one:
             return "policy and erasing are done to one image at a time"
         if self.geometry.first is not None:
@@ -118,7 +117,7 @@ class ImageFiles(ImageDataModule):
         return "eval_size is not image_size" if self.geometry.evaluation != self.geometry.train else ""
 
     def prepare_data(self) -> None:
-        """Decodes or checks every file that the Trainer will use, once a machine: other ranks find it in the cache."""
+        """Decodes or checks every file for the Trainer, once a machine: other ranks find it in the cache."""
         if self.trainer is not None and (stage := self.trainer.state.fn):
             self._decode(stage, with_test=stage == "fit")
 
@@ -127,11 +126,9 @@ class ImageFiles(ImageDataModule):
         super().setup(stage)
 
     def _decode(self, stage: str, with_test: bool) -> None:
-        """Decodes or checks the files of a stage, and decides on its feed.
-
-        ``with_test`` looks at the test images as well, so that ``lightning test`` does not fail on them after a long
-        training; ImageNet's 50,000 add a twenty-fifth, once.
-        """
+        """Decodes or checks the files of a stage, and chooses its feed."""
+        # `with_test` checks the test images too, so that `lightning test` does not fail on them after a long training;
+        # ImageNet's 50,000 add a twenty-fifth, once.
         parts: tuple[Part, ...] = ("train", "val") if self.has_val else ("train",)
         parts = ("test",) if stage in ("test", "predict") else parts
         if all(part in self._decoded for part in parts):
@@ -144,7 +141,7 @@ class ImageFiles(ImageDataModule):
             try:
                 files = self._checked("test")
                 found.append(self._read(files, self._feed_of(len(files))[0]))
-            except Exception as error:  # a source's own code: whatever it is matters to `lightning test` alone
+            except Exception as error:  # of the source's code; it matters to `lightning test` alone
                 rank_zero_info(f"the test images were not looked at: {error}")
         self._report_broken(
             [f"  {files.root / name}: {reason}" for files, read in found for name, reason in read.broken.items()]

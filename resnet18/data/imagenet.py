@@ -1,8 +1,8 @@
 """ImageNet-1k (ILSVRC 2012) in its usual folders, ``train/<wnid>/`` and ``val/<wnid>/``.
 
-Russakovsky et al., https://arxiv.org/abs/1409.0575. The labels of its test images were never published, so everyone
-reports the 50,000 validation images. Here these are the test images, seen by ``lightning test`` alone, and the images
-to validate on are cut from the training images.
+Russakovsky et al., https://arxiv.org/abs/1409.0575. The labels of its test images were never published, and papers
+report the 50,000 validation images: here these are the test images, seen by ``lightning test`` alone, and validation
+images are cut from the training images.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ class ImageNet(ImageFolder):
         eval_share: How much of an image's shorter side the square in its middle takes, for evaluation.
         crop: Least and greatest share of an image's area that a random crop takes.
         batch_size: Training images a step, on each rank.
-        val_share: Share of every class's training images that validates instead: 13 of some 1,300.
+        val_share: Share of every class's training images that is kept for validation: 13 of some 1,300.
         kwargs: The rest is :class:`~resnet18.data.folder.ImageFolder`'s.
     """
 

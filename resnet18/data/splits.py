@@ -1,6 +1,6 @@
 """Stratified splits with a seed and a fingerprint.
 
-The fingerprint is stored with every run: two runs with the same one were trained and validated on the same images.
+The fingerprint is stored with every run: runs with the same fingerprint trained and validated on the same images.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Images that nobody has labelled, for ``lightning predict --images``: shown to the network as its own test images."""
+"""Images without labels, for ``lightning predict --images``: prepared as the network's own test images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,12 +15,7 @@ from resnet18.errors import RunError
 
 
 class Unlabelled(ImageFiles):
-    """An image, or all below a directory; all arguments but ``images`` come from a checkpoint.
-
-    Raises:
-        ValueError: For a network of images that are not square.
-        RunError: In ``load``, where there is no image.
-    """
+    """An image, or all below a directory; all arguments but ``images`` come from a checkpoint."""
 
     def __init__(
         self,
@@ -46,4 +41,4 @@ class Unlabelled(ImageFiles):
             root, names = self.images.parent, [self.images.name]
         if not names:
             raise RunError(f"images: {root} holds no image ({', '.join(SUFFIXES)})")
-        return Files(root, names, torch.zeros(len(names), dtype=torch.int64))  # the labels say nothing
+        return Files(root, names, torch.zeros(len(names), dtype=torch.int64))  # the labels are not used

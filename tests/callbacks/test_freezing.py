@@ -117,7 +117,7 @@ def test_a_linear_probe_trains_the_head_alone_and_leaves_the_model_as_it_was(epo
     assert states.moved() == [set(classifier.backbone.state_dict())]
 
 
-def test_what_others_have_frozen_stays_frozen() -> None:
+def test_parameters_frozen_elsewhere_stay_frozen() -> None:
     classifier, states = make(), States()
     backbone: Any = classifier.backbone
     backbone[0].requires_grad_(False)
@@ -136,7 +136,7 @@ def test_no_epochs_freeze_nothing() -> None:
     assert all(torch.equal(one, other) for one, other in zip(*(result.values() for result in results), strict=True))
 
 
-def test_a_run_that_breaks_off_leaves_nothing_frozen() -> None:
+def test_an_interrupted_run_leaves_nothing_frozen() -> None:
     class Broken(Callback):
         def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
             raise RuntimeError("broken")
@@ -192,7 +192,7 @@ def weights(place: Path) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("every", ["1.0", "0.25"])
-def test_a_run_resumed_inside_a_frozen_epoch_ends_as_the_unbroken_one(lightning, tmp_path: Path, every: str) -> None:
+def test_a_run_resumed_inside_a_frozen_epoch_ends_like_a_whole_one(lightning, tmp_path: Path, every: str) -> None:
     prepare(tmp_path)
     fit = (*FIT, "--trainer.max_epochs", "3", "--trainer.val_check_interval", every)
     assert lightning(*fit, "--run_dir", "whole").status == 0

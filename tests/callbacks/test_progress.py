@@ -86,7 +86,7 @@ def test_a_line_is_cut_to_the_width_between_numbers(
     assert len(line) <= columns
 
 
-def test_an_epoch_shows_what_was_measured_in_it_alone(lightning, tmp_path: Path) -> None:
+def test_an_epoch_shows_its_own_measurements_only(lightning, tmp_path: Path) -> None:
     (tmp_path / "mynet.py").write_text(DROPOUT_NET)
     done = lightning(*DROPOUT_RUN, "--trainer.max_epochs", "3", "--trainer.check_val_every_n_epoch", "2")
     assert done.status == 0, done.err

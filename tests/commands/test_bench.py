@@ -114,7 +114,7 @@ class MyNet(nn.Module):
 """
 
 
-def test_a_data_source_and_a_network_of_ones_own(lightning) -> None:
+def test_a_custom_data_source_and_network(lightning) -> None:
     Path("mynet.py").write_text(OWN)
     plateau = ("--model.schedule", "torch.optim.lr_scheduler.ReduceLROnPlateau", "--trainer.callbacks", "EarlyStopping")
     options = ("--model.backbone", "mynet.MyNet", "--model.optimizer", "SGD", "--data", "mynet.Dots")
@@ -127,7 +127,7 @@ def test_a_data_source_and_a_network_of_ones_own(lightning) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "status", "told"),
+    ("options", "status", "message"),
     [
         (("--steps", "0"), 2, "steps: must be at least 1, not 0"),
         (("--step", "3"), 2, "there is no option step; did you mean steps?"),
@@ -137,11 +137,11 @@ def test_a_data_source_and_a_network_of_ones_own(lightning) -> None:
     ],
 )
 def test_errors_are_found_before_anything_is_measured(
-    lightning, tmp_path: Path, options: tuple[str, ...], status: int, told: str
+    lightning, tmp_path: Path, options: tuple[str, ...], status: int, message: str
 ) -> None:
     done = lightning("bench", "--config", CONFIG, *SMALL, *options)
     assert (done.status, done.out) == (status, "")
-    assert told in done.err
+    assert message in done.err
     assert len(done.err.splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 

@@ -139,7 +139,7 @@ def levels(done: Done) -> dict[str, str]:
 
 
 def advice(done: Done, name: str) -> str:
-    """What is said of a finding: its line and those with arrows below it."""
+    """What is message of a finding: its line and those with arrows below it."""
     found = re.search(rf"(?m)^\w+ +{name.replace('_', ' ')}  .*\n(?: +.*\n)*", done.out)
     assert found, done.out
     return found[0]
@@ -190,11 +190,11 @@ DATA = {
 
 @pytest.mark.parametrize("fault", DATA)
 def test_what_is_wrong_with_the_data(fault: str, checked) -> None:
-    name, level, said = DATA[fault]
+    name, level, message = DATA[fault]
     given = ["--data", "mynet.Data", "--data.fault", fault, "--data.rgb", fault == "constant channel"]
     done = checked("--model.backbone", "mynet.Small", "--steps", "5", *given)
     assert levels(done)[name] == level, done.out
-    assert said in advice(done, name)
+    assert message in advice(done, name)
     if fault == "twice":
         (val, train), *_ = re.findall(r"validation image (\d+) \(training image (\d+)\)", done.out)
         assert 0 <= int(val) < 287
@@ -226,9 +226,9 @@ NETWORKS = {
 @pytest.mark.parametrize("network", NETWORKS)
 def test_what_is_wrong_with_the_network(network: str, checked) -> None:
     done = checked("--model.backbone", f"mynet.{network}")
-    for name, (level, said) in NETWORKS[network].items():
+    for name, (level, message) in NETWORKS[network].items():
         assert levels(done)[name] == level, done.out
-        assert said in advice(done, name)
+        assert message in advice(done, name)
     if network == "Unused":
         assert "that of gate is zero at every step" in advice(done, "gradients")
     wrong = [name.replace("_", " ") for name, level in levels(done).items() if level == "wrong"]
@@ -277,15 +277,15 @@ OPTIMIZERS = {
 
 @pytest.mark.parametrize("case", OPTIMIZERS)
 def test_what_is_wrong_with_the_optimizer(case: str, checked) -> None:
-    arguments, name, level, said = OPTIMIZERS[case]
+    arguments, name, level, message = OPTIMIZERS[case]
     done = checked("--model.backbone", "mynet.Small", *arguments)
     assert levels(done)[name] == level, done.out + done.err
-    assert said in advice(done, name)
+    assert message in advice(done, name)
     assert done.status == (1 if level == "wrong" else 0)
 
 
 def test_what_is_wrong_with_the_command(lightning, tmp_path: Path) -> None:
-    for arguments, status, said in (
+    for arguments, status, message in (
         (["--steps", "2"], 2, "steps: must be at least 5, not 2"),
         (["--output", "no/check.png"], 1, "there is no directory no"),
         (["--output", "check.txt"], 1, "check.txt can't be written"),
@@ -293,7 +293,7 @@ def test_what_is_wrong_with_the_command(lightning, tmp_path: Path) -> None:
     ):
         done = lightning("check", "--config", CONFIG, *SMALL, *arguments)
         assert done.status == status
-        assert said in done.err
+        assert message in done.err
     assert not (tmp_path / "runs").exists()
 
 

@@ -1,4 +1,7 @@
-"""What ``lightning check`` says of targets of any kind, and its picture."""
+"""What ``lightning check`` reports about targets of any kind, and its picture."""
+
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -8,17 +11,24 @@ from resnet18.commands.check_data import balance, contact_sheet, target_name
 NAMES = ("cat", "dog", "猫")
 
 
+def source(single_label: bool) -> Any:
+    return SimpleNamespace(class_names=NAMES, num_classes=3, is_single_label=single_label)
+
+
 def test_classes_are_counted_for_class_numbers_only() -> None:
     train, val = torch.tensor([0] * 30 + [1] * 2 + [2] * 9), torch.tensor([0, 1])
-    finding = balance(train, val, NAMES)
+    finding = balance(source(single_label=True), train, val)
     assert finding.level == "warn"
     assert "2 (dog) to 30 (cat)" in finding.numbers
     assert "15 times" in finding.advice[0]
     assert "no validation image of 猫" in finding.advice[1]
-    several = balance(torch.rand(41, 3), torch.rand(5, 3), NAMES)
+    several = balance(source(single_label=False), torch.rand(41, 3), torch.rand(5, 3))
     assert several.level == "skip"
     assert "41 to train, 5 to validate" in several.numbers
     assert "float32 of 41×3" in several.numbers
+    # int64, but no class numbers
+    ages = balance(source(single_label=False), torch.tensor([-1, 99]), torch.tensor([40]))
+    assert ages.level == "skip"
 
 
 @pytest.mark.parametrize(
@@ -31,8 +41,13 @@ def test_classes_are_counted_for_class_numbers_only() -> None:
         (torch.zeros(2, 4), "2×4"),
     ],
 )
-def test_what_a_target_is_called(target: torch.Tensor, name: str) -> None:
-    assert target_name(target, NAMES) == name
+def test_a_target_is_shown_by_name_or_value(target: torch.Tensor, name: str) -> None:
+    single = target.ndim == 0 and not target.is_floating_point()
+    assert target_name(source(single), target) == name
+
+
+def test_an_integer_that_is_no_class_number_is_shown_as_a_value() -> None:
+    assert target_name(source(single_label=False), torch.tensor(99)) == "99"
 
 
 @pytest.mark.parametrize(

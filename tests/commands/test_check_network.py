@@ -53,7 +53,7 @@ def network_of(kind: type[Classifier]) -> Network:
         input_size=(1, 6, 6),
     )
     trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
-    return Network(model, trainer)
+    return Network(model, trainer, single_label=kind is Classifier)
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
-def test_several_labels_an_image_and_a_step_of_ones_own(batch: tuple[Tensor, Tensor]) -> None:
+def test_several_labels_an_image_and_a_custom_training_step(batch: tuple[Tensor, Tensor]) -> None:
     network = network_of(Tags)
     start = loss_at_start(network, [batch, batch])
     assert (start.level, start.numbers[:2]) == ("skip", "0.")

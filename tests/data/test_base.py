@@ -240,7 +240,7 @@ def test_a_value_to_predict_is_trained_on_and_the_run_resumed(tags: Any, tmp_pat
     assert torch.equal(whole.layer.weight, second.layer.weight)
 
 
-def test_strata_that_are_no_numbers_of_the_images_are_refused(tags: Any) -> None:
+def test_strata_of_a_wrong_type_are_refused(tags: Any) -> None:
     with pytest.raises(RunError, match=r"NoStrata.strata should give int64 of \[40\], not torch.float32 of \[40, 3\]"):
         tags.NoStrata().setup("fit")
 

@@ -135,7 +135,7 @@ def test_validation_and_test_loaders_give_every_image_once_in_order(digits: Digi
         assert torch.cat([positions for *_, positions in loader]).tolist() == list(range(len(part.labels)))
 
 
-def test_a_run_of_an_earlier_version_has_a_root_that_is_null_and_no_other() -> None:
+def test_the_root_of_earlier_runs_may_be_null_only() -> None:
     assert Digits(root=None).split_hash == Digits().split_hash
     with pytest.raises(ValueError, match="root must be left out"):
         Digits(root="somewhere")  # type: ignore[arg-type]
@@ -157,7 +157,7 @@ def test_a_shift_by_the_whole_image_is_refused() -> None:
         Digits(translate=8)
 
 
-def test_a_checkpoints_data_must_be_these_data(digits: Digits) -> None:
+def test_the_data_must_be_the_checkpoints(digits: Digits) -> None:
     Digits(seed=9).load_state_dict(digits.state_dict())
     with pytest.raises(RunError, match="data: the checkpoint's split_hash is"):
         Digits(split_seed=1).load_state_dict(digits.state_dict())

@@ -66,7 +66,7 @@ STOP = """
 
 
 @pytest.mark.parametrize("options", [(), STREAMED], ids=["resident", "streamed"])
-def test_a_resumed_run_ends_like_the_unbroken_one(images: Path, lightning, options: tuple[str, ...]) -> None:
+def test_a_resumed_run_ends_like_an_uninterrupted_one(images: Path, lightning, options: tuple[str, ...]) -> None:
     Path("mynet.py").write_text(textwrap.dedent(STOP))
     weights = []
     for name in ("whole", "broken"):
@@ -107,7 +107,7 @@ def test_other_classes_than_those_trained_on_are_not_scored(images: Path, lightn
     assert "the checkpoint's split_hash is " in done.err
 
 
-def test_a_folder_that_moved_is_named_anew(images: Path, lightning) -> None:
+def test_the_new_place_of_a_moved_folder_is_given(images: Path, lightning) -> None:
     assert lightning(*TINY, "--trainer.max_epochs", 1).status == 0
     images.rename(images.with_name("moved"))
     done = lightning("test", "--ckpt_path", "runs/imagefolder/latest")
@@ -132,7 +132,7 @@ def test_a_folder_that_moved_is_named_anew(images: Path, lightning) -> None:
         (("--data.crop", "[0.5]"), 2, "data.crop"),
     ],
 )
-def test_what_is_wrong_with_a_folders_options_is_said_in_a_line(
+def test_wrong_options_of_a_folder_are_reported_in_a_line(
     images: Path, lightning, options: tuple[str, ...], status: int, message: str
 ) -> None:
     done = lightning(*TINY, *options)
@@ -274,7 +274,7 @@ def prepared(place: Path, *stages: str, **settings: Any) -> ImageFolder:
     return data
 
 
-def test_the_fingerprint_changes_with_the_names_and_not_with_what_is_done_to_them(place: Path) -> None:
+def test_the_fingerprint_depends_on_the_names_and_not_on_the_augmentation(place: Path) -> None:
     one = folder(place).split_hash
     assert folder(place, image_size=32, feed="streamed", broken="skip").split_hash == one
     assert folder(place, split_seed=1).split_hash != one
@@ -319,7 +319,7 @@ def test_the_feed_is_resident_up_to_the_limit(place: Path) -> None:
         ({"eval_size": 24}, "eval_size is not image_size"),
     ],
 )
-def test_what_the_resident_feed_can_not_do_is_streamed_and_says_why(
+def test_arguments_the_resident_feed_lacks_are_streamed_with_the_reason(
     place: Path, settings: dict[str, Any], reason: str
 ) -> None:
     data = prepared(place, **settings)
@@ -371,9 +371,7 @@ def test_broken_test_images_are_known_before_the_training(
     prepared(place, "validate", feed=feed, broken="skip")
 
 
-def test_test_images_that_are_no_such_are_left_for_the_test_to_refuse(
-    place: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_wrong_test_images_are_refused_by_the_test_alone(place: Path, caplog: pytest.LogCaptureFixture) -> None:
     shutil.rmtree(place / "test/cat")
     assert prepared(place).train is not None
     reason = f"the parts should have the same classes: {place}/test lacks cat"
@@ -411,7 +409,7 @@ def test_broken_files_can_be_left_out(place: Path, feed: Any) -> None:
             assert images.flatten(1).any(1).all()  # what was never decoded is black
 
 
-def test_a_class_that_is_left_with_no_image_is_named(place: Path) -> None:
+def test_a_class_without_a_readable_image_is_named(place: Path) -> None:
     for number in range(10):
         (place / f"train/cat/{number}.jpg").write_bytes(b"")
     data = folder(place, broken="skip")

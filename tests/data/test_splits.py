@@ -63,7 +63,7 @@ def test_a_share_that_leaves_nothing_on_one_side_is_refused(share: float) -> Non
         stratified_split(LABELS, share, seed=0)
 
 
-def test_the_fingerprint_is_that_of_the_content() -> None:
+def test_the_fingerprint_depends_on_the_content() -> None:
     whole = torch.arange(24).view(4, 6)
     assert fingerprint(a=whole, b=whole[:, ::2]) == fingerprint(a=whole.clone(), b=whole[:, ::2].contiguous())
     assert len(fingerprint(a=whole)) == 16

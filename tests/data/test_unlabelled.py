@@ -23,9 +23,7 @@ def images(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("options", [(), STREAMED], ids=["resident", "streamed"])
-def test_images_nobody_labelled_are_predicted_like_test_images(
-    images: Path, lightning, options: tuple[str, ...]
-) -> None:
+def test_unlabelled_images_are_predicted_like_test_images(images: Path, lightning, options: tuple[str, ...]) -> None:
     assert lightning(*TINY, *options, "--data.eval_share", 0.8, "--trainer.max_epochs", 1).status == 0
     assert lightning("predict", "--ckpt_path", "runs/imagefolder/latest", "--output", "tested.csv").status == 0
     images.rename(images.with_name("somewhere"))
@@ -53,7 +51,7 @@ def test_a_network_for_small_grey_images_predicts_photographs_too(trained: Path,
 
 
 @pytest.mark.parametrize(("place", "message"), [("nowhere", "there is no nowhere"), (".", ". holds no image (.jpg,")])
-def test_where_there_is_nothing_to_predict_it_is_said(trained: Path, lightning, place: str, message: str) -> None:
+def test_missing_images_are_reported(trained: Path, lightning, place: str, message: str) -> None:
     done = lightning("predict", "--ckpt_path", trained, "--images", place)
     assert (done.status, done.out) == (1, "")
     assert done.err.startswith(f"lightning predict: images: {message}")

@@ -1,9 +1,9 @@
-"""What may happen to a training image, and the batched form of it: a few gathers on uint8 pixels.
+"""The augmentations, and their batched form: a few gathers on uint8 pixels.
 
-Translation and mirroring are the standard augmentation of small images (He et al., 2015, section 4.2, there with zero
+Translation and mirroring are the standard augmentation of small images (He et al., 2015, section 4.2, with zero
 padding). Here the border is reflected, as in the fast CIFAR-10 recipes (Page, 2018; Jordan,
-https://arxiv.org/abs/2404.00498), and neither the padding nor an intermediate image is ever stored: both are folded
-into the row and column numbers of the gather. All draws come from a generator on the device of the images.
+https://arxiv.org/abs/2404.00498), by the row and column numbers of the gather: no padded image is stored. All draws
+come from a generator on the device of the images.
 """
 
 import math
@@ -21,31 +21,16 @@ Policy = Literal["none", "trivial", "rand"]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What may happen to a training image, in this order. The default is nothing.
+    """The augmentations of a training image, in this order; by default none."""
 
-    Args:
-        crop: Least and greatest share of the image's area that a random crop takes, to be scaled to the whole size
-            (Szegedy et al., https://arxiv.org/abs/1409.4842).
-        translate: Largest random shift in pixels; the border is reflected.
-        flip: Mirror left and right, half of the time.
-        policy: ``trivial``: TrivialAugmentWide (Müller and Hutter, https://arxiv.org/abs/2103.10158). ``rand``:
-            RandAugment (Cubuk et al., https://arxiv.org/abs/1909.13719). In the streamed feed only.
-        magnitude: Of RandAugment, 0 to 30.
-        erasing: Probability of erasing a random rectangle (Zhong et al., https://arxiv.org/abs/1708.04896). In the
-            streamed feed only.
-        cutout: Side in pixels of a square that is painted over, centred anywhere (DeVries and Taylor,
-            https://arxiv.org/abs/1708.04552).
-        fill: What is painted over, by channel: 0 to 255.
-    """
-
-    crop: Sequence[float] | None = None
-    translate: int = 0
-    flip: bool = False
-    policy: Policy = "none"
-    magnitude: int = 9
-    erasing: float = 0.0
-    cutout: int = 0
-    fill: Sequence[int] = (0,)
+    crop: Sequence[float] | None = None  # range of a random crop's share of the area, https://arxiv.org/abs/1409.4842
+    translate: int = 0  # largest random shift in pixels; the border is reflected
+    flip: bool = False  # left and right, half of the time
+    policy: Policy = "none"  # https://arxiv.org/abs/2103.10158 or https://arxiv.org/abs/1909.13719; streamed feed only
+    magnitude: int = 9  # of RandAugment, 0 to 30
+    erasing: float = 0.0  # probability, https://arxiv.org/abs/1708.04896; streamed feed only
+    cutout: int = 0  # side in pixels of a square centred anywhere, https://arxiv.org/abs/1708.04552
+    fill: Sequence[int] = (0,)  # the colour painted over, 0 to 255 for each channel
 
     def __post_init__(self) -> None:
         if self.crop is not None and not 0 < self.crop[0] <= self.crop[1] <= 1:
@@ -55,15 +40,12 @@ class Augmentation:
 
     @property
     def one_by_one(self) -> bool:
-        """Whether something is asked for that is done to one image at a time."""
+        """Whether an augmentation works on one image at a time."""
         return self.policy != "none" or self.erasing > 0
 
     def gather(self, images: Tensor, index: Tensor, colour: Tensor, generator: torch.Generator) -> Tensor:
-        """The images (uint8, N×H×W×C) that ``index`` (int64, B) chooses, augmented: uint8, B×H×W×C, contiguous.
-
-        ``colour`` is ``fill`` as uint8, C, on the device of ``images``: sent there each time, it would make the host
-        wait.
-        """
+        """The images (uint8 N×H×W×C) that ``index`` (int64 B) chooses, augmented: uint8 B×H×W×C, contiguous."""
+        # `colour` is `fill` as uint8 C on the device of `images`: sent there each time, it would make the host wait.
         if self.crop is not None:
             chosen = random_resized_crop(images[index], self.crop, self.flip, generator)
         else:
@@ -74,15 +56,12 @@ class Augmentation:
 def gather_augmented(
     images: Tensor, index: Tensor, *, translate: int, flip: bool, generator: torch.Generator | None
 ) -> Tensor:
-    """The chosen images, each shifted by up to ``translate`` pixels in both directions and mirrored half the time.
-
-    ``translate`` is below the height and the width. Shapes as in :meth:`Augmentation.gather`.
-    """
+    """The chosen images, shifted by up to ``translate`` pixels (below their height and width) and mirrored."""
     if not (translate or flip):
         return images[index]
     count, device = len(index), images.device
     height, width, channels = images.shape[1:]
-    rows = torch.arange(height, device=device).expand(count, height)  # B×H: which row of its image comes here
+    rows = torch.arange(height, device=device).expand(count, height)  # B×H: the source row of each row
     columns = torch.arange(width, device=device).expand(count, width)  # B×W
     if translate:
         shift = torch.randint(-translate, translate + 1, (2, count, 1), generator=generator, device=device)
@@ -90,10 +69,10 @@ def gather_augmented(
     if flip:
         mirrored = torch.rand(count, 1, generator=generator, device=device) < 0.5  # B×1
         columns = torch.where(mirrored, columns.flip(1), columns)
-    # Whole rows first, then their bytes: one gather of pixels would move 3 bytes at a time, slowly on a CPU.
+    # Whole rows first, then their bytes: a single gather of pixels moves 3 bytes at a time, which is slow on a CPU.
     row = (index[:, None] * height + rows).view(-1)  # B·H, into the N·H rows of all images
     picked = images.view(-1, width * channels).index_select(0, row).view(count, height, width * channels)
-    byte = columns[:, :, None] * channels + torch.arange(channels, device=device)  # B×W×C: which byte of its row
+    byte = columns[:, :, None] * channels + torch.arange(channels, device=device)  # B×W×C: the source byte
     byte = byte.view(count, 1, width * channels).expand(-1, height, -1)
     return picked.gather(2, byte).view(count, height, width, channels)
 
@@ -104,12 +83,7 @@ def _reflect(position: Tensor, size: int) -> Tensor:
 
 
 def random_resized_crop(images: Tensor, area: Sequence[float], flip: bool, generator: torch.Generator | None) -> Tensor:
-    """A random part of every image, scaled bilinearly to the whole size, and mirrored half the time if ``flip``.
-
-    uint8, B×H×W×C, to the same, contiguous. ``area`` is the least and greatest share of the image's, before sides are
-    cut to its own. A part is never larger than what it is scaled to, so two taps a pixel are enough: there is nothing
-    to smooth.
-    """
+    """A random part of every image (uint8 B×H×W×C), scaled to the whole size, with ``flip`` mirrored half the time."""
     count, device = len(images), images.device
     draws = torch.rand(5, count, generator=generator, device=device)  # 5×B
     share = area[0] + (area[1] - area[0]) * draws[0]
@@ -121,6 +95,7 @@ def random_resized_crop(images: Tensor, area: Sequence[float], flip: bool, gener
     boxes = torch.stack([width * mirror, zero, x, zero, height, y], dim=1).view(count, 2, 3)  # affine maps
     pixels = images.permute(0, 3, 1, 2).float()  # B×C×H×W
     grid = F.affine_grid(boxes, list(pixels.shape), align_corners=False)  # B×H×W×2
+    # Bilinear without antialiasing: parts are only ever enlarged.
     scaled = F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 

@@ -1,8 +1,7 @@
-"""Image files decoded once and kept, and the list of those that can't be.
+"""Image files decoded once and kept, and the list of those that can't be decoded.
 
-Every file is decoded in full before a run begins, so that none fails in the middle of one. What is found is kept in a
-cache directory under a name that changes with the files' names, sizes and times: the second run starts at once, and a
-file that was added, changed or taken away is noticed.
+Every file is decoded in full before a run begins, so that none fails during it. The result is cached under a name made
+of the files' names, sizes and times: the second run starts at once, and notices files added, changed or removed.
 """
 
 import hashlib
@@ -29,24 +28,14 @@ CHUNK = 32  # files a task
 
 
 class DecodedFiles(NamedTuple):
-    """What came of decoding a list of N files."""
+    """The result of decoding a list of N files."""
 
-    store: Tensor | None  # uint8 N×S×S×C, zeros for what is broken; None if not asked for
-    broken: dict[str, str]  # the names of the files that can't be read, and why
+    store: Tensor | None  # uint8 N×S×S×C, zeros for broken files; None if not asked for
+    broken: dict[str, str]  # the reason for each file that can't be read, by name
 
 
 def decode_or_load(files: Files, geometry: Geometry, directory: Path | None, *, keep: bool) -> DecodedFiles:
-    """Decodes every file to the pixels that evaluation sees, or maps from the cache what an earlier run did.
-
-    Args:
-        files: What to decode.
-        geometry: ``evaluation``, ``share`` and ``channels`` of it.
-        directory: Of the cache; by default the user's own, such as ``~/.cache/resnet18``.
-        keep: Whether the pixels are wanted, and not only the names of what is broken.
-
-    Raises:
-        RunError: Where the cache can't be written.
-    """
+    """Decodes every file to its evaluation pixels, or maps an earlier result; without ``keep`` drops the pixels."""
     directory = directory or user_cache_path("resnet18")
     kind = ["pixels", geometry.evaluation, geometry.share] if keep else ["names"]
     group = _digest([FORMAT, str(files.root.resolve()), *kind, geometry.channels])
@@ -55,7 +44,7 @@ def decode_or_load(files: Files, geometry: Geometry, directory: Path | None, *, 
         return _load(path)
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=directory) as folder:  # what has the right name is whole
+        with TemporaryDirectory(dir=directory) as folder:  # a file with the final name is whole
             _save(_decode(files, geometry, keep), Path(folder, path.name))
             os.replace(Path(folder, path.name), path)
     except OSError as error:
@@ -75,7 +64,7 @@ def _save(decoded: DecodedFiles, path: Path) -> None:
 
 
 def _load(path: Path) -> DecodedFiles:
-    # Mapped and private: ranks share the memory, and what is written to it stays in the process.
+    # Mapped and private: ranks share the memory, and a process's writes stay its own.
     return DecodedFiles(*torch.load(path, mmap=True, weights_only=True))
 
 
@@ -113,11 +102,11 @@ def _decode(files: Files, geometry: Geometry, keep: bool) -> DecodedFiles:
     chunks, console = range(0, len(files), CHUNK), Console(stderr=True)
     bar = {"console": console, "transient": True, "disable": not console.is_terminal}
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the images are shared out, not the pixels of one
+    torch.set_num_threads(1)  # one thread an image
     try:
         with ThreadPoolExecutor() as pool:
             done = pool.map(decode_chunk, chunks)
             list(track(done, f"decoding {files.root}", total=len(chunks), **bar))
     finally:
         torch.set_num_threads(threads)
-    return DecodedFiles(store, {name: broken[name] for name in sorted(broken)})
+    return DecodedFiles(store, dict(sorted(broken.items())))

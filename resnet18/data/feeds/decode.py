@@ -1,9 +1,8 @@
-"""One image file to uint8 pixels, and the reason where that can't be done.
+"""One image file to uint8 pixels, or the reason why not.
 
-JPEGs go through torchvision (libjpeg-turbo, without a detour over PIL's own image), all other kinds through PIL. So do
-JPEGs from the day on that torchvision drops its decoder, which 0.29 announces.
-A JPEG much larger than needed is decoded at a half, a quarter or an eighth of its size, which libjpeg does in the
-frequency domain: a 12-megapixel photograph then costs a fraction of its full decoding.
+torchvision decodes JPEGs (libjpeg-turbo, without an image of PIL's between), and PIL all other kinds; JPEGs too once
+torchvision drops its decoder, as 0.29 announces. A JPEG much larger than needed is decoded at a half, a quarter or an
+eighth of its size: libjpeg does that in the frequency domain, at a fraction of the cost.
 """
 
 import io
@@ -22,7 +21,7 @@ from torchvision.transforms.v2 import functional as F
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif")
 PIXEL_LIMIT = 100_000_000  # 0.3 GB decoded; PIL's own limit is near it
 TOO_LARGE = f"over the limit of {PIXEL_LIMIT // 1_000_000} megapixels"
-LARGE_FILE = 1 << 18  # bytes; below it a JPEG is hardly larger than a network's input, and its header not worth a look
+LARGE_FILE = 1 << 18  # bytes; a smaller JPEG is hardly larger than a network's input, and its header not worth a look
 JPEG_MAGIC = b"\xff\xd8\xff"
 TRUECOLOR: tuple[str, ...] = ("RGB", "L")  # the modes of a JPEG that torchvision decodes as PIL does; not CMYK
 
@@ -41,18 +40,10 @@ class UnreadableImage(Exception):  # noqa: N818
 
 
 def decode(path: Path, channels: int = 3, at_least: int | None = None, *, checked: bool = False) -> Tensor:
-    """The pixels of an image file, upright as its EXIF orientation says: uint8, C×H×W.
+    """The pixels of an image file, upright by its EXIF orientation: uint8 C×H×W, or UnreadableImage.
 
-    Transparency is dropped, an animation gives its first frame, and 16 bits a channel give their upper 8.
-
-    Args:
-        path: The file, of any kind that PIL reads.
-        channels: 3 for colour, 1 for grey; an image of the other kind is converted.
-        at_least: A large JPEG may come reduced by 2, 4 or 8 as long as both of its sides keep this many pixels.
-        checked: The file has been decoded before: a small JPEG then skips the look at its header.
-
-    Raises:
-        UnreadableImage: Where the file is missing, empty, cut short, too large, or no image.
+    Transparency is dropped, an animation gives its first frame, and 16 bits a channel give their upper 8. A large JPEG
+    may be reduced as long as both sides keep ``at_least`` pixels; a small one ``checked`` before skips its header.
     """
     try:
         content = path.read_bytes()
@@ -64,7 +55,7 @@ def decode(path: Path, channels: int = 3, at_least: int | None = None, *, checke
         raise UnreadableImage("the file is empty")
     try:
         if checked and TRUECOLOR and content.startswith(JPEG_MAGIC) and len(content) < LARGE_FILE:
-            with suppress(RuntimeError):  # one of the kinds that are left to PIL
+            with suppress(RuntimeError):  # a kind for PIL
                 return _decode_jpeg(content, channels)
         with Image.open(io.BytesIO(content)) as image:
             return _decode_any(image, content, channels, at_least)
@@ -73,7 +64,7 @@ def decode(path: Path, channels: int = 3, at_least: int | None = None, *, checke
     except Image.DecompressionBombError:
         raise UnreadableImage(TOO_LARGE) from None
     except (OSError, ValueError, SyntaxError, RuntimeError, MemoryError, EOFError) as error:
-        reason = re.sub(r"^\w+, \S+\.cpp:\d+, ", "", str(error).partition("\n")[0])  # torchvision's name the C++ line
+        reason = re.sub(r"^\w+, \S+\.cpp:\d+, ", "", str(error).partition("\n")[0])  # torchvision adds its C++ line
         raise UnreadableImage(reason or type(error).__name__) from None
 
 
@@ -102,13 +93,10 @@ def _decode_any(image: Image.Image, content: bytes, channels: int, at_least: int
 
 
 def centre_square(image: Tensor, size: int, share: float) -> Tensor:
-    """What evaluation sees of an image (uint8, C×H×W): scaled, then the square in its middle, C×size×size.
-
-    The square takes ``share`` of the scaled image's shorter side; 0.875 is ImageNet's 224 of 256.
-    """
+    """The evaluation view of an image (uint8 C×H×W): scaled, then the square in its middle, C×size×size."""
     return F.center_crop(F.resize(image, [scaled_side(size, share)], antialias=True), [size, size])
 
 
 def scaled_side(size: int, share: float) -> int:
-    """The shorter side of what :func:`centre_square` cuts from, in pixels."""
+    """Shorter side of the image that :func:`centre_square` cuts from; a share of 0.875 is ImageNet's 224 of 256."""
     return max(size, round(size / share))

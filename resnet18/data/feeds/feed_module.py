@@ -1,4 +1,4 @@
-"""How a data module's images reach the Trainer: on its device, shared out over the ranks, from anywhere in a run."""
+"""How a data module's images reach the Trainer: on its device, split over the ranks, from any point of a run."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -87,12 +87,7 @@ class FeedModule(LightningDataModule):
     predict_dataloader = test_dataloader
 
     def evaluation_dataloader(self, part: Literal["train", "val", "test"], at_most: int | None = None) -> Iterable[Any]:
-        """A part's images as they are, in order, each once over all ranks: batches of (images, labels, positions).
-
-        Args:
-            part: One that ``setup`` has loaded.
-            at_most: Only this many of them, evenly spaced.
-        """
+        """A part's images, in order, each once over all ranks, or ``at_most`` of them: (images, labels, positions)."""
         images = {"train": self.train, "val": self.val, "test": self.test}[part]
         assert images is not None, f"call setup({'test' if part == 'test' else 'fit'!r}) first"
         if at_most is not None and at_most < len(images):
@@ -121,7 +116,7 @@ class FeedModule(LightningDataModule):
             loader.close()
 
     def _resident(self, part: ImageTensors) -> ImageTensors:
-        # Training and validation images are parts of one tensor, which is to be on the device once.
+        # Training and validation images are parts of one tensor, which is moved to the device once.
         if self._moved is None or self._moved[0] is not part.store:
             self._moved = part.store, part.store.to(self._shard().device)
         return ImageTensors(self._moved[1], part.labels, part.rows, part.names)
@@ -136,11 +131,11 @@ class FeedModule(LightningDataModule):
         assert self.trainer is not None
         epoch, batch = position(self.trainer)
         self.check_resumed_epoch(self.trainer, batch)
-        # Every epoch has other images; to be overfitted these have to stay.
+        # Epochs differ in their images; to overfit some batches the first epoch's stay.
         return Position(0 if self.trainer.overfit_batches else epoch, batch)  # type: ignore[attr-defined]
 
     def images_of(self, batches: range, rank: int) -> list[str | int]:
-        """What a rank is shown in some batches of the current epoch: the files' names, or numbers in the source."""
+        """The images of some batches of the current epoch on a rank: the files' names, or numbers in the source."""
         assert self.trainer is not None
         assert self.train is not None
         epoch = 0 if self.trainer.overfit_batches else self.trainer.current_epoch  # type: ignore[attr-defined]
@@ -152,10 +147,10 @@ class FeedModule(LightningDataModule):
         return numbers if self.train.rows is None else self.train.rows[numbers].tolist()
 
     def check_resumed_epoch(self, trainer: Trainer, done: int) -> None:
-        """Raises RunError where ``done`` batches of the epoch were made, of other sizes or numbers than now."""
+        """Raises RunError if the epoch's ``done`` batches had another size or number than now."""
         refuse_other_batches(done, self.saved_epoch, self.epoch_size(trainer))
 
     def epoch_size(self, trainer: Trainer) -> dict[str, int]:
-        """An epoch's batches, and the images in one of them over all ranks."""
+        """Batches of an epoch, and images of a batch over all ranks."""
         batches = limited_batches(trainer, self.batches(trainer.world_size))
         return {"batches": batches, "images": self.batch_size * trainer.world_size}

@@ -1,4 +1,4 @@
-"""Lists of labelled image files, and the sizes they are brought to."""
+"""Lists of labelled image files, and the sizes they are scaled to."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -29,13 +29,13 @@ class Files:
         return type(self)(self.root, [self.names[position] for position in positions.tolist()], self.labels[positions])
 
     def identity(self) -> dict[str, Tensor]:
-        """What tells this set from another, for its fingerprint."""
+        """The parts of its fingerprint."""
         return named(self.labels, self.names)
 
 
 @dataclass(frozen=True)
 class Geometry:
-    """The sizes that images are brought to, in pixels."""
+    """The sizes that images are scaled to, in pixels."""
 
     train: int  # side of a training image
     evaluation: int  # side of any other image

@@ -1,7 +1,7 @@
-"""A loader over a data set that lives, whole, as one uint8 tensor on the training device.
+"""Loaders over a data set held as one uint8 tensor on the training device: a batch is one gather, without workers.
 
-No workers, no PIL, no collation: a batch is one gather, on CPU and GPU alike. The idea is that of the fast CIFAR-10
-loaders (Page, 2018; Jordan's cifar10-loader); here it is also sharded over ranks and can begin anywhere in a run.
+The idea is from the fast CIFAR-10 loaders (Page, 2018; Jordan's cifar10-loader); here it is also sharded over ranks
+and can begin anywhere in a run.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,11 +21,11 @@ _PLAIN = Augmentation()
 
 @dataclass(frozen=True)
 class ImageTensors:
-    """A labelled set of N images, or some of a larger one's, which is then shared and not copied."""
+    """A labelled set of N images, or a part of a larger set, which shares its memory."""
 
     store: Tensor  # uint8 M×H×W×C
     labels: Tensor  # int64 N, or N targets of another kind that the source accepts
-    rows: Tensor | None = None  # int64 N: where in the store each image stands; without it, in order
+    rows: Tensor | None = None  # int64 N: each image's place in the store; by default in order
     names: Sequence[str] | None = None  # N, for the tables that `predict` writes; by default their numbers
 
     def __len__(self) -> int:
@@ -43,7 +43,7 @@ class ImageTensors:
         return type(self)(self.store, self.labels[positions.to(self.labels.device)], rows.to(self.store.device), names)
 
     def identity(self) -> dict[str, Tensor]:
-        """What tells this set from another, for its fingerprint."""
+        """The parts of its fingerprint."""
         return {"labels": self.labels} if self.names is None else named(self.labels, self.names)
 
     def to(self, device: torch.device | str) -> Self:
@@ -62,12 +62,7 @@ def named(labels: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
 
 
 class TrainLoader:
-    """Shuffled, augmented training batches: (uint8 B×C×H×W in channels-last memory, B targets).
-
-    The order is :class:`~resnet18.data.feeds.order.Order`'s. The augmentation is a function of (seed, step, rank).
-    ``position`` is asked at the start of every pass; without it the passes count themselves, from epoch 0. The images
-    are moved to the shard's device once. ValueError for an augmentation that is done to one image at a time.
-    """
+    """Shuffled, augmented training batches: (uint8 B×C×H×W in channels-last memory, B targets)."""
 
     def __init__(
         self,
@@ -85,7 +80,7 @@ class TrainLoader:
         self._colour = torch.tensor(augmentation.fill, dtype=torch.uint8).to(shard.device)  # C
         self.order = Order(len(pixels), batch_size, seed, shard)
         self._passes = 0
-        self._position = position or (lambda: Position(self._passes, 0))
+        self._position = position or (lambda: Position(self._passes, 0))  # called at the start of every pass
 
     def __len__(self) -> int:
         return self.order.batches
@@ -105,12 +100,10 @@ class TrainLoader:
 
 
 class EvaluationLoader:
-    """Every image exactly once over all ranks, in order: (uint8 B×C×H×W, B targets, int64 B positions).
-
-    Ranks may hold one image more or fewer than others: padding to equal shares would count images twice.
-    """
+    """Every image exactly once over all ranks, in order: (uint8 B×C×H×W, B targets, int64 B positions)."""
 
     def __init__(self, pixels: ImageTensors, batch_size: int, *, shard: Shard = ALONE) -> None:
+        # Shares may differ by one image: padding to equal shares would count images twice.
         self.positions = torch.arange(len(pixels))[shard.rank :: shard.world_size]
         self.pixels = pixels.take(self.positions).to(shard.device)
         self.batch_size = batch_size

@@ -1,7 +1,7 @@
 """Loaders over image files, decoded by worker processes as they are needed, in uint8 from file to device.
 
-The augmentations are torchvision's v2 on uint8 tensors. What happens to an image is a function of (seed, epoch, its
-number), and the order one of (seed, epoch): neither depends on how many workers there are, or on which of them draws.
+The augmentations are torchvision's v2 on uint8 tensors. An image's augmentation is a function of (seed, epoch, its
+number), and the order of (seed, epoch): neither depends on the workers.
 """
 
 import gc
@@ -28,7 +28,7 @@ from resnet18.errors import RunError
 
 
 class Draw(NamedTuple):
-    """One image asked of a worker."""
+    """A request for one image."""
 
     number: int  # its place in the list of files
     size: int  # side in pixels
@@ -36,11 +36,11 @@ class Draw(NamedTuple):
 
 
 class ImageDecoding(Dataset[Any]):
-    """What a worker does: whole batches of draws to (uint8 B×C×S×S in channels-last memory, their B targets)."""
+    """Turns a batch of draws into (uint8 B×C×S×S in channels-last memory, B targets), in a worker."""
 
     def __init__(self, files: Files, geometry: Geometry, augmentation: Augmentation) -> None:
         self.root, self.labels, self.geometry, self.augmentation = files.root, files.labels, geometry, augmentation
-        # One array of bytes: a list of strings would be copied into every worker, page by page, as it is counted.
+        # One array of bytes: counting references to a list of strings would copy its pages into every worker.
         self.names = numpy.array([os.fsencode(name) for name in files.names])
         self.transforms = _transforms(augmentation)
         smallest = math.sqrt(augmentation.crop[0] * RATIO[0]) if augmentation.crop else 1.0
@@ -49,7 +49,7 @@ class ImageDecoding(Dataset[Any]):
     def __getitems__(self, draws: Sequence[Draw]) -> tuple[Tensor, Tensor]:
         size = draws[0].size
         images = torch.empty(len(draws), size, size, self.geometry.channels, dtype=torch.uint8)  # B×S×S×C
-        # The draws are seeded one by one; without workers they must not touch what the network draws from.
+        # The draws are seeded one by one; without workers they must not change the network's own random state.
         with torch.random.fork_rng(devices=[]):
             for image, draw in zip(images, draws, strict=True):
                 image.copy_(self._image(draw).permute(1, 2, 0))  # C×S×S to S×S×C
@@ -70,7 +70,7 @@ class ImageDecoding(Dataset[Any]):
             image = centre_square(image, draw.size, geometry.share)
         else:
             top, left, height, width = v2.RandomResizedCrop.get_params(image, list(crop), list(RATIO))
-            # torchvision's resized_crop, less its way there: by channels-last memory, which the batch has too.
+            # As torchvision's resized_crop, but in channels-last memory, which the batch has too.
             part = image[None, :, top : top + height, left : left + width]  # 1×C×h×w
             part = part.contiguous(memory_format=torch.channels_last)
             image = interpolate(part, (draw.size, draw.size), mode="bilinear", antialias=True)[0]
@@ -83,8 +83,8 @@ class ImageDecoding(Dataset[Any]):
         for transform in self.transforms:
             image = transform(image)
         if wanted.cutout:
-            colour = torch.tensor(wanted.fill, dtype=torch.uint8)
-            image = cutout(image.permute(1, 2, 0)[None], wanted.cutout, colour, None)[0].permute(2, 0, 1)
+            colour, batch = torch.tensor(wanted.fill, dtype=torch.uint8), image.permute(1, 2, 0)[None]  # 1×S×S×C
+            image = cutout(batch, wanted.cutout, colour, None)[0].permute(2, 0, 1)  # C×S×S
         return image
 
 
@@ -101,11 +101,10 @@ def _transforms(wanted: Augmentation) -> list[Callable[[Tensor], Tensor]]:
 
 
 class _TrainDraws:
-    """The batches of a pass, as a ``DataLoader`` asks for them when it begins one.
+    """The batches of a pass, as the sampler of a ``DataLoader``."""
 
-    Knows nothing of the loader that owns it: in a circle of references the workers would outlive the loader until some
-    later collection, which may happen in a process that is not theirs.
-    """
+    # Holds no reference to its loader: in a reference cycle the workers would outlive the loader until a later garbage
+    # collection, which may happen in another process.
 
     def __init__(self, order: Order, geometry: Geometry, position: Callable[[], Position] | None, epochs: int) -> None:
         self.order, self.geometry, self.position, self.epochs = order, geometry, position, epochs
@@ -123,10 +122,7 @@ class _TrainDraws:
 
 
 class _StreamedLoader:
-    """Batches of draws, decoded by workers that live from the first pass to the last, or by this process.
-
-    RunError while it is iterated, where a file can't be read any more.
-    """
+    """Batches of draws, decoded by workers that live through all passes, or by this process."""
 
     def __init__(self, dataset: ImageDecoding, draws: Any, num_workers: int, shard: Shard) -> None:
         self.batches = DataLoader(
@@ -137,7 +133,7 @@ class _StreamedLoader:
             persistent_workers=num_workers > 0,
             collate_fn=tuple,
             worker_init_fn=_begin_work,
-            generator=torch.Generator(),  # else each pass draws from the one that dropout draws from
+            generator=torch.Generator(),  # else each pass would advance the generator that dropout uses
         )
 
     def __len__(self) -> int:
@@ -147,21 +143,17 @@ class _StreamedLoader:
         try:
             yield from self.batches
         except RunError as error:
-            # What a worker raises arrives with the worker's traceback in its message; the last line is the reason.
+            # A worker's error has its traceback in its message; the last line is the reason.
             reason = str(error).strip().rpartition("\n")[2]
             raise RunError(reason.removeprefix(f"{RunError.__module__}.RunError: ")) from None
 
     def close(self) -> None:
-        """Ends the workers now: as the loader is collected it may be in another process, and take 5 s a worker."""
+        """Ends the workers now: garbage collection may do it in another process, and take 5 s a worker."""
         end_workers(self.batches)
 
 
 class StreamedTrainLoader(_StreamedLoader):
-    """Shuffled, augmented training batches: (uint8 B×C×S×S in channels-last memory, B targets), on the CPU.
-
-    ``epochs`` is the length of the run, for images that grow in it. ``position`` is asked at the start of every pass;
-    without it the passes count themselves, from epoch 0.
-    """
+    """Shuffled, augmented training batches: (uint8 B×C×S×S in channels-last memory, B targets), on the CPU."""
 
     def __init__(
         self,
@@ -173,7 +165,7 @@ class StreamedTrainLoader(_StreamedLoader):
         *,
         num_workers: int = 0,
         shard: Shard = ALONE,
-        epochs: int = 1,
+        epochs: int = 1,  # of the run, for images that grow in it
         position: Callable[[], Position] | None = None,
     ) -> None:
         draws = _TrainDraws(Order(len(files), batch_size, seed, shard), geometry, position, epochs)
@@ -184,13 +176,7 @@ class StreamedEvaluationLoader(_StreamedLoader):
     """Every image exactly once over all ranks, in order: (uint8 B×C×S×S, B targets, int64 B positions)."""
 
     def __init__(
-        self,
-        files: Files,
-        batch_size: int,
-        geometry: Geometry,
-        *,
-        num_workers: int = 0,
-        shard: Shard = ALONE,
+        self, files: Files, batch_size: int, geometry: Geometry, *, num_workers: int = 0, shard: Shard = ALONE
     ) -> None:
         positions = torch.arange(len(files))[shard.rank :: shard.world_size]
         self.positions = positions.split(batch_size) if len(positions) else ()
@@ -203,6 +189,6 @@ class StreamedEvaluationLoader(_StreamedLoader):
 
 
 def _begin_work(worker: int) -> None:
-    # What was inherited is not this process's to tidy away: the finalizer of an earlier loader waits 5 s for each of
-    # its workers, which are no children of this one.
+    # Objects inherited by the fork stay uncollected here: an earlier loader's finalizer would wait 5 s for each of its
+    # workers, which are not children of this process.
     gc.freeze()

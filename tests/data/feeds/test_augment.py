@@ -84,7 +84,7 @@ def test_images_stay_contiguous_bytes_and_the_source_is_left_alone(translate: in
     assert torch.equal(images, before)
 
 
-def test_each_image_of_a_batch_gets_draws_of_its_own_from_the_generator_alone() -> None:
+def test_each_image_of_a_batch_has_its_own_draws_from_the_generator() -> None:
     images, index = pictures(1, 8, 8, 1), torch.zeros(64, dtype=torch.long)
     first, again, other = (
         gather_augmented(images, index, translate=2, flip=True, generator=torch.Generator().manual_seed(seed))
@@ -173,6 +173,6 @@ def test_the_same_draws_give_the_same_crops() -> None:
         ({"crop": (0.5, 1.0), "translate": 1}, "exclude each other"),
     ],
 )
-def test_a_crop_that_is_none_is_refused(settings: dict[str, Any], message: str) -> None:
+def test_an_invalid_crop_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Augmentation(**settings)

@@ -135,9 +135,7 @@ def test_writing_to_the_pixels_does_not_reach_the_cache(files: Files, tmp_path: 
     assert torch.equal(second, before)
 
 
-def test_what_was_interrupted_is_not_taken_for_whole(
-    files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_write_is_not_read(files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(value: object, path: Path) -> None:
         path.write_bytes(b"the first bytes")
         raise KeyboardInterrupt
@@ -149,7 +147,7 @@ def test_what_was_interrupted_is_not_taken_for_whole(
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs a limit to the size of files, for a full disk")
-def test_a_full_disk_is_a_line_that_leaves_nothing_behind(files: Files, tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_in_a_line_and_leaves_nothing(files: Files, tmp_path: Path) -> None:
     import resource
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -96,7 +96,7 @@ def test_a_photograph_stands_upright(suffix: str, tmp_path: Path) -> None:
 
 
 def broken_files(place: Path) -> dict[str, str]:
-    """Files that are no images, and what is said about each."""
+    """Files that are no images, with the reason reported for each."""
     picture(6, 200, 200).save(place / "whole.jpg")
     picture(6, 200, 200).save(place / "whole.png")
     for suffix in ("jpg", "png"):

@@ -46,7 +46,7 @@ def test_both_feeds_show_the_same_pixels_at_evaluation(place: Path, channels: in
 
 
 @pytest.mark.parametrize("feed", ["resident", "streamed"])
-def test_at_most_so_many_images_are_evenly_spaced(place: Path, feed: Any) -> None:
+def test_a_limited_number_of_images_is_evenly_spaced(place: Path, feed: Any) -> None:
     data = prepared(place, feed=feed)
     (batch,) = data.evaluation_dataloader("train", at_most=4)
     assert batch[0].shape == (4, 3, 16, 16)

@@ -22,20 +22,20 @@ def labels_of(loader: TrainLoader) -> list[int]:
     return torch.cat([labels for _, labels in loader]).tolist()
 
 
-def test_an_epoch_is_as_many_full_batches_as_there_are_of_different_images() -> None:
+def test_an_epoch_is_all_full_batches_of_different_images() -> None:
     loader = TrainLoader(numbered(11), 4, seed=0)
     assert len(loader) == 2
     labels = labels_of(loader)
     assert len(labels) == len(set(labels)) == 8
 
 
-def test_the_images_left_over_are_others_in_every_epoch() -> None:
+def test_the_images_left_over_change_with_the_epoch() -> None:
     loader = TrainLoader(numbered(11), 4, seed=0)
     left = {frozenset(range(11)) - set(labels_of(loader)) for _ in range(6)}
     assert len(left) > 3
 
 
-def test_the_order_is_that_of_seed_and_epoch_alone() -> None:
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
     loader = TrainLoader(numbered(50), 4, seed=3)
     passes = [labels_of(loader) for _ in range(3)]
     torch.manual_seed(1)

@@ -67,7 +67,7 @@ def test_order_and_augmentation_do_not_depend_on_the_workers(files: Files, augme
     assert [labels.tolist() for _, labels in first] != [labels.tolist() for _, labels in second]
 
 
-def test_what_happens_to_an_image_depends_on_seed_epoch_and_the_image_alone(files: Files) -> None:
+def test_an_augmentation_depends_on_seed_epoch_and_image_alone(files: Files) -> None:
     whole = images_of(list(StreamedTrainLoader(files, 22, 0, GEOMETRY, CROP)))
     assert len(whole) == 22
     parts: dict[int, Tensor] = {}
