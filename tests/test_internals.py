@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer, cli
-from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import launchers
@@ -39,7 +39,6 @@ PRIVATE = [
     ("Lightning", "trainer.fit_loop.epoch_loop._should_check_val_fx", "engine/loops.py"),
     ("Lightning", "trainer.lightning_module._current_fx_name", "engine/overhead.py"),
     ("Lightning", "trainer.profiler._prepare_filename", "engine/overhead.py"),
-    ("Lightning", "stopping._check_on_train_epoch_end", "engine/loops.py"),
     ("Lightning", "launchers._SubprocessScriptLauncher._call_children_scripts", "engine/ranks.py"),
     ("Lightning", "hyper_parameters._class_path", "storage/checkpoints.py"),
     ("Lightning", "hyper_parameters._instantiator", "storage/checkpoints.py"),
@@ -51,11 +50,9 @@ PRIVATE = [
     ("torch", "torch._foreach_copy_", "engine/divergence.py", "callbacks/ema.py"),
     ("torch", "torch.cpu._is_avx512_bf16_supported", "engine/precision.py"),
     ("torch", "torch.ops.mkldnn._is_mkldnn_bf16_supported", "engine/precision.py"),
-    ("torch", "module._buffers", "engine/divergence.py", "callbacks/ema.py"),
+    ("torch", "module._buffers", "engine/divergence.py"),
     ("torch", "module._call_impl", "engine/compilation.py"),
     ("torch", "module._compiled_call_impl", "engine/compilation.py"),
-    ("torch", "module._non_persistent_buffers_set", "callbacks/ema.py"),
-    ("torch", "module._parameters", "callbacks/ema.py"),
     ("torch", "state_dict._metadata", "storage/checkpoint_io.py"),
     ("torch", "nn.modules.batchnorm._NormBase", "optimization.py"),
     ("torch", "fused_optimizer._step_supports_amp_scaling", "engine/precision.py"),
@@ -106,7 +103,6 @@ def objects() -> SimpleNamespace:
         parser=parser,
         schedule=OneCycleLR(SGD(weights), max_lr=1, total_steps=9),
         state_dict=module.state_dict(),
-        stopping=EarlyStopping("val/loss"),
         torch=torch,
         trainer=trainer,
         wandb_logger=WandbLogger(offline=True),
