@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT
 from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer, cli
-from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.demos.boring_classes import BoringModel
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.strategies import launchers
@@ -39,7 +39,6 @@ PRIVATE = [
     ("Lightning", "trainer.fit_loop.epoch_loop._should_check_val_fx", "engine/loops.py"),
     ("Lightning", "trainer.lightning_module._current_fx_name", "engine/overhead.py"),
     ("Lightning", "trainer.profiler._prepare_filename", "engine/overhead.py"),
-    ("Lightning", "stopping._check_on_train_epoch_end", "engine/loops.py"),
     ("Lightning", "launchers._SubprocessScriptLauncher._call_children_scripts", "engine/ranks.py"),
     ("Lightning", "hyper_parameters._class_path", "storage/checkpoints.py"),
     ("Lightning", "hyper_parameters._instantiator", "storage/checkpoints.py"),
@@ -104,7 +103,6 @@ def objects() -> SimpleNamespace:
         parser=parser,
         schedule=OneCycleLR(SGD(weights), max_lr=1, total_steps=9),
         state_dict=module.state_dict(),
-        stopping=EarlyStopping("val/loss"),
         torch=torch,
         trainer=trainer,
         wandb_logger=WandbLogger(offline=True),

@@ -41,7 +41,7 @@ def stop_at(process: subprocess.Popen[str], directory: Path, step: int, signum: 
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_stopped_run_saves_says_how_and_goes_on(signum: int, lightning, tmp_path: Path, unbroken: Path) -> None:
+def test_a_stopped_run_saves_and_resumes(signum: int, lightning, tmp_path: Path, unbroken: Path) -> None:
     (tmp_path / "mynet.py").write_text(SLOWED)
     process = start(RUN, tmp_path)
     stop_at(process, tmp_path / "run", 24, signum)

@@ -25,16 +25,9 @@ CLOCK_EVERY = 32  # steps, on several ranks
 class BestCheckpoint(ModelCheckpoint):
     """Keeps the weights of the epoch that validated best, without the optimizer's state.
 
-    Of epochs that validate equally well, as happens with few validation images, it keeps the last: by then the learning
-    rate has come down further.
-
     Args:
         monitor: A metric of the validation.
         mode: Whether more of it is better (``max``) or less (``min``); by default as the metric has it.
-
-    Raises:
-        ValueError: For a metric of the test images, which would choose by them; in ``setup``, if the mode is left out
-            and the module's ``metric_modes`` have none for the metric.
     """
 
     def __init__(self, monitor: str = "val/top1", mode: Mode | None = None) -> None:
@@ -48,7 +41,7 @@ class BestCheckpoint(ModelCheckpoint):
             save_weights_only=True,
             auto_insert_metric_name=False,
             enable_version_counter=False,
-            save_on_train_epoch_end=False,  # but right after the validation: callbacks may then change the weights
+            save_on_train_epoch_end=False,  # but right after the validation: callbacks may change the weights later
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -60,7 +53,7 @@ class BestCheckpoint(ModelCheckpoint):
         super().setup(trainer, pl_module, stage)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        # Lightning forgets the best score if the directory has another path than before: in a run that was moved.
+        # Lightning forgets the best score of a run that was moved.
         best = {str(Path(self.dirpath or "", BEST)): score for score in state_dict["best_k_models"].values()}
         path = next(iter(best), "")
         moved = {"dirpath": self.dirpath, "best_k_models": best, "best_model_path": path, "kth_best_model_path": path}
@@ -68,6 +61,7 @@ class BestCheckpoint(ModelCheckpoint):
         self.current_score = state_dict["current_score"]
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        # Of epochs that validate equally well it keeps the last, whose learning rate was the lowest.
         equal = current is not None and self.best_model_score is not None and bool(current == self.best_model_score)
         return equal or super().check_monitor_top_k(trainer, current)
 
@@ -106,12 +100,12 @@ class LastCheckpoint(Checkpoint):
         if self.every_n_steps and step % self.every_n_steps == 0:
             self._due = True
         if self.interval and step % (CLOCK_EVERY if trainer.world_size > 1 else 1) == 0:
-            # Clocks differ between ranks, so rank 0 decides, which takes a message to all of them.
+            # Clocks differ between ranks, so rank 0 decides for all.
             elapsed = time.monotonic() - self._saved_at > self.interval
             self._due |= bool(trainer.strategy.broadcast(elapsed)) if trainer.world_size > 1 else elapsed
         if loops.ends_before_its_epoch(trainer):
-            # Lightning will count the epoch as done, and a resumed run has to train the rest of it. Asked to stop it
-            # also validates once more, which the resumed run is not to know.
+            # Lightning will count the epoch as done, but a resumed run has to train the rest of it. A Trainer that
+            # should stop also validates once more, which must not be in the checkpoint.
             if trainer.should_stop:
                 self.save(trainer)
             else:
@@ -133,10 +127,7 @@ class LastCheckpoint(Checkpoint):
             checkpoint["loops"]["fit_loop"] = self._counters
 
     def save(self, trainer: Trainer, counters: dict[str, Any] | None = None) -> Path:
-        """Writes the checkpoint, on all ranks together; RunError if it can't be written.
-
-        ``counters`` replace the Trainer's own if these are in the middle of a step, a validation or an epoch cut short.
-        """
+        """Writes the checkpoint, on all ranks together; ``counters`` replace the Trainer's in mid-step or mid-epoch."""
         assert self.dirpath is not None
         for logger in trainer.loggers:
             logger.save()
@@ -147,8 +138,8 @@ class LastCheckpoint(Checkpoint):
 
 
 def complete_weights(trainer: Trainer, module: LightningModule, checkpoint: dict[str, Any]) -> None:
-    """Puts what Lightning's callbacks make of the weights into a checkpoint of weights alone, too."""
-    # Lightning does not tell callbacks of such a checkpoint: it would hold raw weights beside the average's score.
+    """Puts averaged or pruned weights into a checkpoint of weights alone."""
+    # Lightning does not call callbacks for these: it would save raw weights beside the average's score.
     if "optimizer_states" in checkpoint:
         return
     for callback in loops.callbacks_of(trainer):

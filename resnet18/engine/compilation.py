@@ -1,4 +1,4 @@
-"""``torch.compile`` of a backbone: in place, for fixed shapes, and given up in a sentence if no compiler works."""
+"""``torch.compile`` of a backbone: in place, for fixed shapes, and eager after a message if the compiler fails."""
 
 from textwrap import shorten
 from typing import Any
@@ -10,15 +10,7 @@ from torch import Tensor, nn
 
 
 def compile_in_place(backbone: nn.Module) -> None:
-    """Compiles a network as ``nn.Module.compile`` does, so that the names in its state dict stay plain.
-
-    A graph is made for each shape of a batch; in evaluation mode a batch that is smaller than an earlier one (the last)
-    runs eagerly. If the compiler fails (without a C++ compiler or Triton, or on a network it can't compile), that is
-    said once, and the network runs uncompiled from then on. The network's own errors are raised as they are.
-
-    Args:
-        backbone: Takes one tensor, N×C×H×W.
-    """
+    """Compiles a network as ``nn.Module.compile`` does, so that the names in its state dict stay plain."""
     from torch._dynamo.exc import TorchDynamoException  # slow to import
 
     # By default the backward graph is compiled in the first backward pass, too late to start over.
@@ -30,20 +22,15 @@ def compile_in_place(backbone: nn.Module) -> None:
         nonlocal largest
         if not backbone.training:
             largest = max(largest, len(images))
-            if len(images) < largest:
+            if len(images) < largest:  # the last batch, not worth a graph of its own
                 return backbone._call_impl(images)
         try:
             return compiled(images)
-        except TorchDynamoException as error:
+        except TorchDynamoException as error:  # no C++ compiler, no Triton, or a network that it can't compile
             backbone._compiled_call_impl = None
-            outputs = backbone(images)  # here the network's own errors surface as what they are
+            outputs = backbone(images)  # raises the network's own errors unchanged
             reason = str(error).partition("\n\n")[0]
             rank_zero_info(f"compile: {shorten(reason, 240)}; the training continues uncompiled.")
             return outputs
 
     backbone._compiled_call_impl = call
-
-
-def is_compiled(module: nn.Module) -> bool:
-    """Whether a module runs compiled."""
-    return module._compiled_call_impl is not None

@@ -1,7 +1,7 @@
 """Ends a run at the first step whose loss is NaN or infinite, before that step changes a weight.
 
-The loss is looked at between the backward pass and the optimizer's step. On a GPU the host waits there for the forward
-pass alone, with the backward pass already queued behind it, so that the device does not run dry.
+The loss is checked between the backward pass and the optimizer's step. On a GPU the host waits there for the forward
+pass alone, with the backward pass already queued behind it, so that the device stays busy.
 """
 
 import json
@@ -25,22 +25,10 @@ SHOWN = 8  # images
 
 
 class FiniteLoss(Callback):
-    """Says in which step, at which learning rate and on which images, and keeps the weights of the step before.
-
-    They are saved as a run's ``last.ckpt``, with the running statistics of norm layers as they were then, which the bad
-    batch has already spoilt; the whole list of images goes into ``diverged.json`` beside ``metrics.csv``.
-
-    Args:
-        stop: Takes what the ranks agree on of signals, which travel in the same message.
-        last: What writes the checkpoint, if there is one.
-
-    Raises:
-        RunError: In ``on_before_optimizer_step``, if the loss of any rank is not finite; from rank 0, which speaks for
-            the others. These end too, with status 1.
-    """
+    """Reports step, learning rate and images, and saves the weights and norm statistics of the step before."""
 
     def __init__(self, stop: GracefulStop, last: LastCheckpoint | None) -> None:
-        self.stop, self.last = stop, last
+        self.stop, self.last = stop, last  # the ranks agree on signals in the same message
         self._shared: AsyncMax | None = None
         # Where buffers are found, not the buffers: after the next forward pass one may be another tensor.
         self._found: list[dict[str, Tensor | None]] = []
@@ -72,7 +60,7 @@ class FiniteLoss(Callback):
         self._losses.append(loss.detach())
         if self._shared is None or not loops.is_between_steps(trainer):
             return
-        # The first of the ranks that are in trouble has the largest number; 0 is none of them.
+        # The first rank with a bad loss has the largest number; 0 is none.
         bad = ~torch.stack(self._losses).isfinite().all() * (trainer.world_size - trainer.global_rank)
         self._shared.start(torch.stack([bad, torch.full_like(bad, self.stop.received)]))
 

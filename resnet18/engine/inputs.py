@@ -1,4 +1,4 @@
-"""What a network is shown: images of the kind it expects, in a memory format that its backward pass can bear."""
+"""Checks of a network's input images, and a memory format that is safe for its backward pass."""
 
 import math
 from collections.abc import Sequence
@@ -12,11 +12,7 @@ from resnet18.errors import counted
 
 
 def checked_statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel as Python's numbers, also from NumPy's.
-
-    Raises:
-        ValueError: If they can't be that.
-    """
+    """Mean and standard deviation of each channel as Python's numbers; ValueError if they can't be that."""
     if len(mean) != len(std):
         raise ValueError(f"mean has {counted(len(mean), 'channel')} and std {len(std)}")
     if not all(map(math.isfinite, mean)):
@@ -27,17 +23,8 @@ def checked_statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[lis
 
 
 def check_pixels(images: Any, input_size: Sequence[int] | None, means: int) -> None:
-    """Refuses what is not a batch of raw pixels.
-
-    Args:
-        images: Should be uint8, N×C×H×W.
-        input_size: (C, H, W), of which only C counts here.
-        means: Channels with a mean of their own; where only that is known and it is 1, C may be any.
-
-    Raises:
-        TypeError: For another kind or another dtype.
-        ValueError: For another shape.
-    """
+    """TypeError or ValueError unless images are uint8, N×C×H×W, with the C of ``input_size``, (C, H, W)."""
+    # A single mean goes for any number of channels.
     channels = input_size[0] if input_size else means if means > 1 else None
     wanted = f"N×{channels or 'C'}×H×W"
     if not isinstance(images, Tensor):
@@ -55,7 +42,7 @@ def check_pixels(images: Any, input_size: Sequence[int] | None, means: int) -> N
 
 
 def check_size(images: Tensor, input_size: Sequence[int] | None) -> None:
-    """Raises ValueError for N×C×H×W images of another H or W than ``input_size``, (C, H, W), if that is known."""
+    """ValueError for N×C×H×W images of another H or W than ``input_size``, (C, H, W), if that is known."""
     if input_size is not None and images.shape[2:] != tuple(input_size[1:]):
         height, width = input_size[1:]
         raise ValueError(
@@ -66,11 +53,11 @@ def check_size(images: Tensor, input_size: Sequence[int] | None) -> None:
 
 
 def memory_format(backbone: nn.Module, channels_last: bool) -> torch.memory_format:
-    """That of a network's weights and images: channels-last if wanted, and if oneDNN can train it so on this CPU."""
+    """The memory format of a network's weights and images: channels-last if wanted and safe on this CPU."""
     # torch 2.14.1 (oneDNN 3.12): the weights' gradient of a strided 1×1 convolution copies its N×H×W×C input by whole
     # vectors, and writes past its workspace if C is smaller than one: 8 float32 with AVX2, 16 with AVX-512. With one
-    # thread the heap is corrupt then ("corrupted double-linked list"), with two they wait for each other for ever; C of
-    # 1 or in groups, N×C×H×W memory, other kernels and stride 1 are sound. Seen on an AMD EPYC with AVX2 for C from 2
+    # thread that corrupts the heap ("corrupted double-linked list"), with two they wait for each other forever; C of
+    # 1 or in groups, N×C×H×W memory, other kernels and stride 1 are safe. Seen on an AMD EPYC with AVX2 for C from 2
     # to 7; for AVX-512 see https://github.com/uxlfoundation/oneDNN/issues/6035.
     lanes = 16 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
     breaks = any(
@@ -84,7 +71,7 @@ def memory_format(backbone: nn.Module, channels_last: bool) -> torch.memory_form
 def laid_out(images: Tensor, layout: torch.memory_format) -> Tensor:
     """N×C×H×W images in a memory format, copied if they lie in another."""
     if images.shape[1] == 1 and layout is torch.contiguous_format:
-        # Of one channel both formats are alike to contiguous(); a convolution goes by the strides, and would lay out
-        # all that follows it so.
+        # With one channel contiguous() takes both formats for the same, but a convolution goes by the strides, and
+        # would make all that follows it channels-last.
         return images.squeeze(1).contiguous().unsqueeze(1)
     return images.contiguous(memory_format=layout)

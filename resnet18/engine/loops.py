@@ -1,22 +1,18 @@
-"""Where in a run a Trainer is: what this project reads and sets of Lightning's loops and their counters.
-
-Most of it is needed to resume exactly. Private names of Lightning's stand here and in :mod:`resnet18.engine.ranks`;
-``tests/test_internals.py`` lists them.
-"""
+"""Lightning's loops and their counters: where a Trainer is in a run, and what it needs to resume exactly."""
 
 import copy
 import math
 from typing import Any
 
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, GradientAccumulationScheduler
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 
 from resnet18.errors import RunError
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:
     """All of a Trainer's callbacks, in the order in which they are called."""
-    return trainer.callbacks  # type: ignore[attr-defined]  # as others here, set out of a type checker's sight
+    return trainer.callbacks  # type: ignore[attr-defined]  # set by a connector, as others below
 
 
 def is_dry_run(trainer: Trainer) -> bool:
@@ -24,28 +20,23 @@ def is_dry_run(trainer: Trainer) -> bool:
     return bool(trainer.fast_dev_run)  # type: ignore[attr-defined]
 
 
-def checks_at_epoch_end(callback: EarlyStopping) -> bool:
-    """Whether it counts epochs of training, not validations."""
-    return bool(callback._check_on_train_epoch_end)
-
-
 # Where a run is
 
 
 def batches_done(trainer: Trainer) -> int:
-    """Training batches of the whole run that have been used: a number of its own for every batch."""
+    """Training batches that the whole run has used: a different number for every batch."""
     # `ready` would count the batch that an interrupt cut short.
     return trainer.fit_loop.epoch_loop.batch_progress.total.processed  # type: ignore[attr-defined]
 
 
 def position(trainer: Trainer) -> tuple[int, int]:
     """The epoch, and how many of its batches have been used."""
-    # Not worked out from batches_done: earlier epochs may have had other numbers of batches.
+    # Not computed from batches_done: earlier epochs may have had other numbers of batches.
     return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.processed  # type: ignore
 
 
 def is_between_steps(trainer: Trainer) -> bool:
-    """Whether the batch has ended an optimizer step, and no gradients are still being added up."""
+    """Whether the batch has ended an optimizer step, with no gradients left to accumulate."""
     return not trainer.fit_loop._should_accumulate()
 
 
@@ -56,8 +47,8 @@ def at_last_batch(trainer: Trainer) -> bool:
 
 def can_resume_here(trainer: Trainer) -> bool:
     """Whether a run that is saved after this batch resumes exactly."""
-    # A checkpoint holds no gradients; Lightning would resume behind a validation that follows, without it; and at an
-    # epoch's end what watches a metric (a ReduceLROnPlateau) is still to come.
+    # A checkpoint holds no gradients; Lightning would skip a validation that is due now; and at an epoch's end a
+    # ReduceLROnPlateau has yet to see its metric.
     loop: Any = trainer.fit_loop
     validates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
     return is_between_steps(trainer) and not at_last_batch(trainer) and not validates
@@ -71,10 +62,7 @@ def ends_before_its_epoch(trainer: Trainer) -> bool:
 
 
 def at_log_point(trainer: Trainer, step: int) -> bool:
-    """Whether to log after the batch, which ends optimizer step ``step`` or one of the sums of gradients before it.
-
-    That is every ``log_every_n_steps``, unless 0, and at the end of an epoch of fewer steps.
-    """
+    """Whether to log after the batch: every ``log_every_n_steps``, and at the end of an epoch of fewer steps."""
     every = trainer.log_every_n_steps  # type: ignore[attr-defined]
     if every == 0:
         return False
@@ -93,15 +81,15 @@ def loop_state(trainer: Trainer) -> dict[str, Any]:
 
 def rewind_validation(counters: dict[str, Any]) -> None:
     """Sets counters back from the middle of a validation to its start."""
-    # Lightning runs a validation whose first batch was begun and not done; from a later one it would resume in the
-    # middle, without the sums of the batches before.
+    # Lightning runs a validation again if its first batch was begun but not done; from a later batch it would resume
+    # in the middle, without the sums of the batches before.
     for count in counters["epoch_loop.val_loop.batch_progress"].values():
         if isinstance(count, dict):
             count.update(ready=1, started=1, processed=0, completed=0)
 
 
 def rewind_step(counters: dict[str, Any], batches_since: int) -> None:
-    """Sets counters back to the end of the optimizer step before, which was ``batches_since`` whole batches ago."""
+    """Sets counters back to the end of the previous optimizer step, ``batches_since`` whole batches ago."""
     batches = counters["epoch_loop.batch_progress"]
     optimizer = counters["epoch_loop.automatic_optimization.optim_progress"]["optimizer"]
     batches["is_last_batch"] = False
@@ -113,7 +101,7 @@ def rewind_step(counters: dict[str, Any], batches_since: int) -> None:
 
 
 def batches_into_epoch(checkpoint: dict[str, Any]) -> int:
-    """How many batches of an unfinished epoch a checkpoint, which may be empty, has behind it."""
+    """The batches that a checkpoint (which may be empty) has used of an unfinished epoch."""
     counters = checkpoint["loops"]["fit_loop"] if checkpoint else None
     if counters is None or _between_epochs(counters):
         return 0
@@ -129,10 +117,8 @@ def _between_epochs(counters: dict[str, Any]) -> bool:
 
 
 def refuse_other_batches(done: int, then: dict[str, int], now: dict[str, int]) -> None:
-    """Raises RunError if an epoch of which batches are done had other ``batches`` or ``images`` in them than now.
-
-    It would train on images twice, and leave others out. Where ``then`` is empty, nothing is known.
-    """
+    """RunError if an unfinished epoch had another number of ``batches`` or ``images`` than now."""
+    # It would train on images twice, and leave others out. Old checkpoints know nothing: ``then`` is empty.
     if then and then != now and 0 < done < then["batches"]:
         raise RunError(
             f"the checkpoint has {done} of an epoch's {then['batches']} batches of {then['images']} images behind it, "
@@ -142,7 +128,7 @@ def refuse_other_batches(done: int, then: dict[str, int], now: dict[str, int]) -
 
 
 def resume_between_epochs(trainer: Trainer) -> None:
-    """Lets a run that was saved after an epoch's last batch resume from there, however long its epochs are now."""
+    """Resumes a run that was saved after an epoch's last batch from there, however long its epochs are now."""
     loop: Any = trainer.fit_loop
     epochs, batches = loop.epoch_progress, loop.epoch_loop.batch_progress
     if epochs.current.processed == epochs.current.ready:
@@ -156,21 +142,21 @@ def resume_between_epochs(trainer: Trainer) -> None:
 
 
 def step_plateaus_after_resuming(trainer: Trainer) -> None:
-    """Lets a ReduceLROnPlateau have its step at the end of the epoch in which a run resumes."""
-    # Lightning leaves it out, for the metric might be missing; it is there if the epoch has validated.
+    """Lets a ReduceLROnPlateau step at the end of the epoch in which a run resumes."""
+    # Lightning skips it, as the metric might be missing; it is there if the epoch has validated.
     watched = {config.monitor for config in trainer.lr_scheduler_configs if config.reduce_on_plateau}
     if watched and watched <= trainer.callback_metrics.keys():
         trainer.fit_loop._restarting = False
 
 
 def start_epoch(trainer: Trainer) -> None:
-    """Sets how many batches a step takes in an epoch that is resumed in its middle, and so is not started."""
+    """Sets how many batches a step takes in an epoch that is resumed in its middle: Lightning does not start it."""
     if (schedule := _accumulation(trainer)) is not None:
         schedule.on_train_epoch_start(trainer)
 
 
 def skip_sigterm_broadcast(trainer: Trainer) -> None:
-    """Lets the ranks not ask each other for Lightning's SIGTERM flag, which waits for the device in every step."""
+    """Keeps the ranks from exchanging Lightning's SIGTERM flag, which waits for the device in every step."""
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None
 
 
@@ -184,19 +170,13 @@ def limited_batches(trainer: Trainer, batches: int) -> int:
 
 
 def planned_steps(trainer: Trainer, batches: int, first: int = 0, before: int = 0) -> float:
-    """Optimizer steps of a run with this many batches an epoch; infinite for one without an end.
-
-    If it resumes, ``before`` is the number of steps made before epoch ``first``.
-    """
+    """Optimizer steps of a run, maybe infinite; one that resumes has made ``before`` of them before epoch ``first``."""
     steps, epochs = math.inf, trainer.max_epochs
     if epochs not in (None, -1):
-        # Trainer.estimated_stepping_batches knows nothing of a GradientAccumulationScheduler.
+        # Trainer.estimated_stepping_batches ignores a GradientAccumulationScheduler.
         schedule = _accumulation(trainer)
-        sums = [
-            schedule.get_accumulate_grad_batches(epoch) if schedule else trainer.accumulate_grad_batches
-            for epoch in range(first, epochs)
-        ]
-        steps = before + sum(math.ceil(batches / batches_a_step) for batches_a_step in sums)
+        per_step = schedule.get_accumulate_grad_batches if schedule else lambda _: trainer.accumulate_grad_batches
+        steps = before + sum(math.ceil(batches / per_step(epoch)) for epoch in range(first, epochs))
     return steps if trainer.max_steps == -1 else min(steps, trainer.max_steps)
 
 

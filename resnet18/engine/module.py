@@ -1,4 +1,4 @@
-"""What a LightningModule needs to resume exactly and to be loaded safely, whatever it trains."""
+"""A base for LightningModules that resume exactly and load safely."""
 
 from pathlib import Path
 from typing import Any, Self
@@ -13,11 +13,11 @@ from resnet18.storage.checkpoints import CONFIG_KEY, model_from_checkpoint, prim
 
 
 class ResumableModule(LeanModule):
-    """A base class. Subclasses that override a hook of it call ``super()`` there."""
+    """Subclasses that override one of its hooks call ``super()`` there."""
 
     run_config: dict[str, Any] | None = None  # the run's whole configuration, kept in every checkpoint
     in_trainer = False  # whether a Trainer is running it
-    in_fit = False  # and whether that fits, its validations included
+    in_fit = False  # and whether in ``fit``, validations included
 
     def setup(self, stage: str) -> None:
         self.in_trainer, self.in_fit = True, stage == "fit"
@@ -31,8 +31,8 @@ class ResumableModule(LeanModule):
             refresh_lr(config.scheduler)
 
     def on_validation_epoch_start(self) -> None:
-        # Every rank has gathered norm statistics of its own since the last forward pass of training. A checkpoint holds
-        # rank 0's, so all ranks score with those.
+        # Each rank has its own norm statistics after the last training step. A checkpoint holds rank 0's, so all ranks
+        # score with those.
         if self.trainer.world_size > 1:
             for buffer in self.buffers():
                 torch.distributed.broadcast(buffer, src=0)
@@ -42,7 +42,7 @@ class ResumableModule(LeanModule):
         checkpoint[self.CHECKPOINT_HYPER_PARAMS_KEY] = primitives(hyper_parameters)
         if self.run_config is not None:
             checkpoint[CONFIG_KEY] = self.run_config
-        # Not the callbacks' own hooks, which Lightning leaves out where a checkpoint holds weights alone.
+        # Not the callbacks' own hooks, which Lightning skips for a checkpoint of weights alone.
         for callback in callbacks_of(self.trainer):
             if write := getattr(callback, "write_weights", None):
                 write(checkpoint)
@@ -68,7 +68,7 @@ class ResumableModule(LeanModule):
             map_location: Where to, as ``torch.load`` takes it.
             strict: Whether weights that are missing or left over are an error.
             kwargs: Arguments that the checkpoint lacks (a backbone that was passed as an object) or should not decide.
-                Lightning's ``weights_only`` is taken too: the file is read so in any case, for it could run code.
+                ``weights_only`` is accepted and always on: a pickle could run code.
 
         Raises:
             RunError: Where the file is broken or names foreign code, and where weights and description do not fit.

@@ -1,4 +1,4 @@
-"""Callbacks and schedules that watch a metric: it has to be there when they look."""
+"""Checks that every metric that a callback or a schedule watches has been logged."""
 
 from collections.abc import Collection
 
@@ -9,15 +9,8 @@ from resnet18.errors import RunError, hint
 
 
 def check_watched(trainer: Trainer, own: Collection[str]) -> None:
-    """Looks for every ``val/`` metric that is watched, at a validation's end, once all callbacks have logged.
-
-    Args:
-        trainer: Whose callbacks and schedules watch.
-        own: The metrics that the module logs itself.
-
-    Raises:
-        RunError: Where one is missing; Lightning would raise several kinds of errors, each with a traceback.
-    """
+    """RunError at a validation's end if a watched ``val/`` metric is missing; ``own`` are the module's metrics."""
+    # Lightning would raise several kinds of errors, each with a traceback.
     if trainer.state.fn != TrainerFn.FITTING:
         return
     watchers = [one for one in trainer.callbacks if getattr(one, "strict", True)]  # type: ignore[attr-defined]

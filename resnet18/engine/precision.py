@@ -1,4 +1,4 @@
-"""Which precision a run trains in if its configuration leaves that out, and whether the machine has it at all."""
+"""The precision that a run trains in by default, and whether the machine has the one that was chosen."""
 
 import platform
 from typing import Any, NamedTuple
@@ -27,7 +27,7 @@ def choose_precision(accelerator: Any) -> Choice:
 
 
 def emulation_warning(precision: Any, accelerator: Any) -> str | None:
-    """What to say of a precision that was asked for if this machine emulates it."""
+    """A warning if this machine emulates the precision that was chosen."""
     device = _device_type(accelerator)
     if not str(precision).startswith("bf16") or device == "mps" or has_bf16(device):
         return None
@@ -47,14 +47,14 @@ def has_bf16(device: str) -> bool:
     except AttributeError:  # torch built without oneDNN
         return False
     if platform.machine() in ("x86_64", "AMD64"):
-        # oneDNN's answer is also yes for AVX-512 alone, on which it emulates; and ATEN_CPU_CAPABILITY=avx2 is obeyed.
+        # oneDNN also says yes to AVX-512 alone, on which it emulates; and ATEN_CPU_CAPABILITY=avx2 counts.
         avx512 = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
         return supported and avx512 and torch.cpu._is_avx512_bf16_supported()
     return supported
 
 
 def plugin_decides(plugins: Any) -> bool:
-    """Whether one of ``trainer.plugins`` sets the precision, beside which Lightning takes no other."""
+    """Whether one of ``trainer.plugins`` sets the precision; Lightning then refuses a second one."""
     from lightning.pytorch.plugins import Precision
 
     plugins = plugins if isinstance(plugins, list) else [plugins]
@@ -63,7 +63,7 @@ def plugin_decides(plugins: Any) -> bool:
 
 
 def unscales_itself(optimizer: Optimizer) -> bool:
-    """Whether an optimizer takes the scale off float16 gradients by itself, as fused ones do: they can't be clipped."""
+    """Whether an optimizer unscales float16 gradients itself, as fused ones do: they can't be clipped."""
     return getattr(optimizer, "_step_supports_amp_scaling", False)
 
 

@@ -1,8 +1,7 @@
-"""Several processes that train as one: they start together, share what one of them knows, and end together.
+"""Several processes that train as one: they start together, agree on stopping, and end together.
 
-A rank that stops alone leaves the others waiting in their next collective for ever. So whatever may stop a run is put
-to all ranks at the same point of the same step (:class:`AsyncMax`), and if one dies the others notice
-(:class:`Launcher`) and end with a sentence.
+A rank that stops alone leaves the others waiting in their next collective forever. So all ranks decide on a stop at the
+same point of the same step (:class:`AsyncMax`), and if one dies the others end with a message (:class:`Launcher`).
 """
 
 import contextlib
@@ -26,17 +25,13 @@ from resnet18.engine.checkpointing import LastCheckpoint
 from resnet18.errors import RunError, UsageError
 from resnet18.storage.checkpoints import LAST
 
-PARENT_VARIABLE = "RESNET18_LAUNCHER"  # by which a rank knows that another one started it, and its process id
+PARENT_VARIABLE = "RESNET18_LAUNCHER"  # the process id of the rank that started this one
 POLL_S = 1.0
 GRACE_S = 20.0  # for a rank to leave its collective by itself
 
 
 class AsyncMax:
-    """The largest value over all ranks, element by element, without waiting for what the device is busy with.
-
-    On a GPU neither the host nor the running kernels wait: the values are reduced on a stream of their own, and the
-    result is waited for only as far as what was queued before :meth:`start`.
-    """
+    """The largest value over all ranks, element by element, without waiting for the device's other work."""
 
     def __init__(self, trainer: Trainer) -> None:
         self.device, self.ranks = trainer.strategy.root_device, trainer.world_size
@@ -45,12 +40,13 @@ class AsyncMax:
         self._shared: Tensor | None = None
 
     def start(self, values: Sequence[float] | Tensor) -> None:
-        """Takes this rank's numbers, of the same count on every rank."""
+        """Takes this rank's numbers, the same count on every rank."""
         own = torch.as_tensor(values, dtype=torch.float32)
         if self._stream is None:
             self._shared = self._reduce(own.to(self.device))
             return
         own = own.pin_memory().to(self.device, non_blocking=True) if own.device.type == "cpu" else own.clone()
+        # On a stream of its own it waits only for what was queued before now.
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
             own.record_stream(self._stream)
@@ -65,17 +61,16 @@ class AsyncMax:
         return values
 
     def wait(self) -> list[float]:
-        """The largest of the numbers that were given last."""
+        """The largest of the numbers that were last started."""
         assert self._shared is not None, "nothing was started"
         if self._ready is not None:
-            # An event, not the stream: torch.cuda.set_sync_debug_mode, which finds accidental waits, objects to those
-            # for streams, as to those for the device.
+            # An event: torch.cuda.set_sync_debug_mode, which finds accidental waits, objects to one for a stream.
             self._ready.synchronize()
         return self._shared.tolist()
 
 
 class Launcher(_SubprocessScriptLauncher):
-    """Takes the place of Lightning's own: here every rank watches those that it depends on, and says which is gone."""
+    """Replaces Lightning's: every rank watches those that it depends on, and reports which is gone."""
 
     def __init__(self, launcher: _SubprocessScriptLauncher, command: str, last: LastCheckpoint | None) -> None:
         super().__init__(launcher.cluster_environment, launcher.num_processes, launcher.num_nodes)
@@ -103,22 +98,22 @@ class Launcher(_SubprocessScriptLauncher):
                     print(f"lightning {self.command}: {rank_prefix()}{self._resume(lost)}", file=sys.stderr, flush=True)
                 for process in self.procs:
                     process.kill()
-                os._exit(1)  # the main thread waits in a collective, maybe for ever
+                os._exit(1)  # the main thread waits in a collective, maybe forever
 
     def _lost(self) -> str | None:
-        """Which rank is gone, and how, as far as this process can see."""
+        """Which rank is gone, and how, as far as this process can tell."""
         if self._parent is not None and os.getppid() != self._parent:
             return "rank 0 is gone" if self._started_by_rank else "torchrun is gone"
         first = self.cluster_environment.node_rank() * self.num_processes
         ended = [(process.poll() or 0, rank) for rank, process in enumerate(self.procs, start=first + 1)]
-        for status, rank in sorted(ended):  # first those that were killed, then those that followed
+        for status, rank in sorted(ended):  # killed ones come first, then those that followed
             if status:
                 how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit status {status}"
                 return f"rank {rank} is gone ({how})"
         return None
 
     def is_reporter(self) -> bool:
-        """Whether this process prints: a machine's first does, or its second if the first may be gone."""
+        """Whether this process prints: the first on a machine, or the second if the first may be gone."""
         local_rank = self.cluster_environment.local_rank()
         return local_rank == 0 or (local_rank == 1 and not (self._started_by_rank and self._lost() is None))
 
@@ -143,17 +138,12 @@ class Launcher(_SubprocessScriptLauncher):
 
 
 def cluster_environment(trainer: Trainer) -> ClusterEnvironment:
-    """What has started the processes: Lightning, torchrun, SLURM, …"""
+    """What started the processes: Lightning, torchrun, SLURM, …"""
     return trainer._accelerator_connector.cluster_environment
 
 
 def prepare_ranks(trainer: Trainer, command: str, last: LastCheckpoint | None, sync_batchnorm: bool) -> None:
-    """Compares what was started with what is configured, and lets the ranks watch each other.
-
-    Raises:
-        UsageError: If torchrun or SLURM started other processes than the Trainer has devices, nothing says where other
-            nodes are, or the norm layers can't share their statistics.
-    """
+    """UsageError if the processes do not match the configuration; then lets the ranks watch each other."""
     environment, launcher = cluster_environment(trainer), trainer.strategy.launcher
     devices = trainer.num_devices * trainer.num_nodes
     if environment.creates_processes_externally and environment.world_size() != devices:
@@ -181,14 +171,14 @@ def prepare_ranks(trainer: Trainer, command: str, last: LastCheckpoint | None, s
 
 @contextlib.contextmanager
 def exit_together(trainer: Trainer) -> Iterator[None]:
-    """Ends the ranks' group, and makes one RunError a machine of a collective that failed."""
+    """Ends the ranks' group, and turns a failed collective into one RunError for each machine."""
     try:
         yield
         if torch.distributed.is_initialized():  # or NCCL complains when the program ends
             torch.distributed.destroy_process_group()
     except RuntimeError as error:
         launcher = trainer.strategy.launcher
-        # Gloo's are plain RuntimeErrors that open with a place in its source.
+        # Gloo's are plain RuntimeErrors that name its source.
         of_collective = isinstance(error, torch.distributed.DistError) or "gloo" in str(error)
         if not isinstance(launcher, Launcher) or not of_collective:
             raise
@@ -196,6 +186,6 @@ def exit_together(trainer: Trainer) -> Iterator[None]:
 
 
 def rank_prefix() -> str:
-    """What a rank's messages begin with; nothing for rank 0's."""
+    """The start of a rank's messages; empty for rank 0."""
     rank = getattr(rank_zero.rank_zero_only, "rank", 0)  # set by Lightning, on the function
     return f"rank {rank}: " if rank else ""

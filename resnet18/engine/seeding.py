@@ -1,7 +1,7 @@
 """Randomness without state: every draw is a function of where in the run it happens.
 
 The order of an epoch comes from (seed, epoch) and the augmentation of a step from (seed, step, rank), each through a
-generator of its own, so nothing needs saving and a resumed run draws what the unbroken one would have drawn. The idea
+generator of its own, so nothing needs saving and a resumed run draws the same numbers as an unbroken one. The idea
 is that of counter-based generators: Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
 """
 
@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from resnet18.engine.loops import batches_done
 
 MASK = (1 << 64) - 1
-STEP = 3  # another stream than those of the loaders
+STEP = 3  # a stream apart from those of the loaders
 
 
 def mix(*keys: int) -> int:

@@ -4,8 +4,8 @@ Lightning alone saves nothing on SIGTERM and exits 0; on several ranks it broadc
 which can hang. Here the handler sets a flag, on which the ranks agree once a step. A validation is broken off, and run
 again from its start when the run is resumed.
 
-The signal by which SLURM asks for a requeue (SIGUSR1 by default) does the same, and has the job requeued. Lightning
-would save inside the handler, in the middle of a step, to a file that ever after beats the one that is to be resumed.
+SLURM's requeue signal (SIGUSR1 by default) does the same and requeues the job. Lightning would save inside the handler,
+in the middle of a step, to a file that it then prefers to every later checkpoint.
 """
 
 import os
@@ -28,17 +28,11 @@ from resnet18.engine.ranks import AsyncMax, cluster_environment
 
 
 class Interrupted(BaseException):
-    """A signal ended the run; not an Exception, so that nothing on the way takes it for a failure.
-
-    Args:
-        signum: The signal.
-        saved: The checkpoint to resume from, if one could be written.
-        requeue: Whether the signal asks for the job to be queued again.
-    """
+    """A signal ended the run; not an Exception, so that no handler on the way takes it for a failure."""
 
     def __init__(self, signum: int, saved: str | None, requeue: bool = False) -> None:
         super().__init__(signum, saved, requeue)
-        self.signum, self.saved, self.requeue = signum, saved, requeue
+        self.signum, self.saved, self.requeue = signum, saved, requeue  # saved: the checkpoint to resume from
 
 
 class GracefulStop(Callback):
@@ -47,14 +41,14 @@ class GracefulStop(Callback):
     def __init__(self, last: LastCheckpoint | None = None) -> None:
         self.last = last
         self.received = 0  # the signal that this rank was sent
-        self.agreed = 0  # the signal that any rank was sent; noted in every step by FiniteLoss, which asks too
+        self.agreed = 0  # the signal that any rank was sent; set in every step by FiniteLoss
         self._previous: dict[int, Any] = {}  # handlers
         self._requeue = 0
         self._shared: AsyncMax | None = None
         self._shared_batches = 0
 
     def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if self.received:  # asked twice: at once, and without a checkpoint
+        if self.received:  # the second signal ends the run at once, without a checkpoint
             raise Interrupted(signum, None)
         self.received = signum
 
@@ -100,7 +94,7 @@ class GracefulStop(Callback):
             return
         received = self.received
         if self._shared is not None:
-            # What was asked a batch ago is known by now.
+            # The answer to the last batch's question is here by now.
             received = int(self._shared.wait()[0]) if 0 < batch_idx < self._shared_batches else 0
             if batch_idx < self._shared_batches - 1:
                 self._shared.start([self.received])
@@ -114,25 +108,21 @@ class GracefulStop(Callback):
         saved = str(self.last.save(trainer, counters)) if self.last is not None else None
         raise Interrupted(received, saved, requeue=received == self._requeue)
 
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._restore()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._restore()
-
-    def _restore(self) -> None:
+    def teardown(self, *args: Any, **kwargs: Any) -> None:
         for signum, handler in self._previous.items():
             signal.signal(signum, handler)
         self._previous.clear()
 
+    on_exception = teardown
+
 
 class SavingStop(GracefulStop, Checkpoint):
-    """A Checkpoint, for Lightning calls these last: the other callbacks have seen the step that is saved."""
+    """A Checkpoint, which Lightning calls last: the other callbacks have seen the step that is saved."""
 
 
 @rank_zero_only
 def requeue() -> None:
-    """Has SLURM queue the job of this process again, under its old number, and prints what came of it."""
+    """Has SLURM queue this job again, under its old number, and prints the outcome."""
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"

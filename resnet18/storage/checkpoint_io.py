@@ -1,4 +1,4 @@
-"""Writing checkpoints: whole or not at all, and while the training goes on.
+"""Writing checkpoints: whole or not at all, and while the training continues.
 
 A file is written under a temporary name, forced to the disk (``fsync``) and renamed: a kill or a power cut leaves the
 old file or the new one. Lightning's own writer renames too, but forces nothing to the disk.
@@ -21,25 +21,21 @@ from resnet18.storage.checkpoints import LAST, PREVIOUS
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes whole files, and keeps the ``last.ckpt`` before the newest as ``previous.ckpt``.
-
-    Raises:
-        RunError: In ``save_checkpoint``, if the file can't be written; the one before is untouched.
-    """
+    """Writes whole files, and keeps the second newest ``last.ckpt`` as ``previous.ckpt``."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
         partial, previous = path.with_name(f".{path.name}.partial"), path.with_name(PREVIOUS)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:  # given a path, torch.save would not say that the disk is full
+            with partial.open("wb") as file:  # given a path, torch.save would not report a full disk
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
             if path.name == LAST and path.exists():
                 previous.unlink(missing_ok=True)
                 try:
-                    os.link(path, previous)  # so that there is a last.ckpt at any moment
+                    os.link(path, previous)  # a copy: last.ckpt exists at every moment
                 except OSError:  # a file system without hard links
                     path.replace(previous)
             partial.replace(path)
@@ -51,11 +47,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 class BackgroundCheckpointIO(AtomicCheckpointIO):
-    """Writes in a thread of its own. Lightning's ``AsyncCheckpointIO`` would drop the versions of a network's layers.
+    """Writes in a thread of its own, and raises the thread's RunError at the next file or at the end."""
 
-    Raises:
-        RunError: In ``save_checkpoint`` and ``teardown``, if the file before could not be written.
-    """
+    # Lightning's AsyncCheckpointIO would drop the versions of a network's layers, which are metadata of its weights.
 
     def __init__(self) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
@@ -88,7 +82,7 @@ def _sync_directory(folder: Path) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """What the file system said, over which torch's writer raises an error of its own."""
+    """The file system's message, which an error of torch's writer may hide."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, OSError) and cause.strerror:

@@ -1,4 +1,4 @@
-"""Checkpoints: found, read, made a model of, and taken as the start of another.
+"""Finds and reads checkpoints, builds models from them, and loads their weights into other models.
 
 Everything is read with ``weights_only=True``, tensors and plain values, so nothing in a checkpoint can run. A run is
 named by its directory, a link to it (``runs/digits/latest``) or a checkpoint file.
@@ -33,11 +33,7 @@ PREFIX = "backbone."  # of the backbone's weights in a checkpoint
 
 
 def find_checkpoint(place: str | Path, prefer: Sequence[str] = (BEST, LAST)) -> Path:
-    """The checkpoint file that a path names: itself, or the first of ``prefer`` in a run's directory.
-
-    Raises:
-        RunError: If there is none.
-    """
+    """The checkpoint file that a path names: itself, or the first of ``prefer`` in a run's directory."""
     place = Path(place).expanduser()
     if place.is_dir():
         for name in prefer:
@@ -45,14 +41,11 @@ def find_checkpoint(place: str | Path, prefer: Sequence[str] = (BEST, LAST)) -> 
                 return place / FOLDER / name
         raise RunError(f"{place} holds no {' or '.join(f'{FOLDER}/{name}' for name in prefer)}")
     if not place.is_file():
-        raise RunError(f"there is no checkpoint or run {place}{_neighbours(place)}")
+        siblings = [path.name for path in place.parent.iterdir()] if place.parent.is_dir() else []
+        near = difflib.get_close_matches(place.name, siblings, n=1)
+        hint = f"; did you mean {place.with_name(near[0])}?" if near else ""
+        raise RunError(f"there is no checkpoint or run {place}{hint}")
     return place
-
-
-def _neighbours(place: Path) -> str:
-    siblings = [path.name for path in place.parent.iterdir()] if place.parent.is_dir() else []
-    near = difflib.get_close_matches(place.name, siblings, n=1)
-    return f"; did you mean {place.with_name(near[0])}?" if near else ""
 
 
 def run_directory(checkpoint: Path) -> Path | None:
@@ -65,11 +58,7 @@ def run_directory(checkpoint: Path) -> Path | None:
 
 
 def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """The content of a checkpoint or a state dict.
-
-    Raises:
-        RunError: For a file that is cut off, damaged or no checkpoint, and for one that carries pickled code.
-    """
+    """The content of a checkpoint or a state dict; RunError for any other file and for one with pickled code."""
     try:
         _check_file(path)
         content = torch.load(path, map_location=map_location, weights_only=True)
@@ -77,7 +66,7 @@ def read_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise
     except EOFError:
         raise RunError(f"{path} is cut off") from None
-    except Exception as error:  # whatever a damaged file makes of torch's reader
+    except Exception as error:  # a damaged file can raise anything in torch's reader
         if isinstance(error, pickle.UnpicklingError) and (code := re.search(r"GLOBAL (\S+)", str(error))):
             only = "a checkpoint holds tensors and plain values"
             raise RunError(f"{path} carries pickled code ({code[1]}) and was not loaded: {only}") from None
@@ -93,23 +82,23 @@ def _check_file(path: Path) -> None:
         start = file.read(64)
     if start.startswith(LEGACY_START):
         return
-    if not start.startswith(ZIP_START):  # torch would take any bytes for instructions of pickle's
+    if not start.startswith(ZIP_START):  # torch would read any bytes as a pickle
         raise RunError(f"{path} {_kind_of(start)}")
     if not zipfile.is_zipfile(path):
         raise RunError(f"{path} is cut off: it begins as a checkpoint does, and its end is missing")
     with zipfile.ZipFile(path) as archive:
         if not any(name.endswith("/data.pkl") for name in archive.namelist()):
             raise RunError(f"{path} is a ZIP archive, but not a checkpoint: torch.save did not write it")
-        if damaged := archive.testzip():  # torch writes checksums and does not look at them
+        if damaged := archive.testzip():  # torch writes checksums but does not check them
             raise RunError(f"{path} is damaged: {damaged} is not what was written")
 
 
 def _kind_of(start: bytes) -> str:
-    """What a file is that torch has not written, from its first bytes."""
+    """What a file is that torch did not write, from its first bytes."""
     if not start:
         return "is empty"
     if start[0] == 0x80 and start[1:2] <= b"\x05":
-        return "is a pickle that torch.save did not write, and was not loaded, for it could run code"
+        return "is a pickle that torch.save did not write, and was not loaded, because it could run code"
     line = start.decode(errors="replace").lstrip().partition("\n")[0].strip()
     if not line.isprintable() or "\ufffd" in line:
         return "is not a checkpoint: torch.save did not write it"
@@ -117,11 +106,7 @@ def _kind_of(start: bytes) -> str:
 
 
 def read_resumable(place: str | Path) -> tuple[Path, dict[str, Any]]:
-    """The checkpoint to resume from and its content; if ``last.ckpt`` is broken, ``previous.ckpt`` with a warning.
-
-    Raises:
-        RunError: If neither can be read.
-    """
+    """The checkpoint to resume from and its content; if ``last.ckpt`` is broken, ``previous.ckpt`` with a warning."""
     path = find_checkpoint(place, (LAST, PREVIOUS, BEST))
     try:
         return path, read_checkpoint(path)
@@ -130,23 +115,16 @@ def read_resumable(place: str | Path) -> tuple[Path, dict[str, Any]]:
         if path.name != LAST or not previous.is_file():
             raise
         content = read_checkpoint(previous)
-        _warn(f"{error}; resuming from {PREVIOUS}, step {content.get('global_step', 0):,}")
+        warning = f"{error}; resuming from {PREVIOUS}, step {content.get('global_step', 0):,}"
+        rank_zero_only(print)(warning, file=sys.stderr)
         return previous, content
-
-
-@rank_zero_only
-def _warn(text: str) -> None:
-    print(text, file=sys.stderr)
 
 
 Model = TypeVar("Model", bound=LightningModule)
 
 
 def primitives(hyper_parameters: dict[str, Any]) -> dict[str, Any]:
-    """Those that ``torch.load`` reads with ``weights_only=True``.
-
-    A model made in Python holds its backbone and optimizer as objects, which are left out.
-    """
+    """Those that ``torch.load`` reads with ``weights_only=True``: not the objects given to a model in Python."""
     return {name: value for name, value in hyper_parameters.items() if name != "_instantiator" and _is_plain(value)}
 
 
@@ -161,31 +139,19 @@ def _is_plain(value: Any) -> bool:
 def model_from_checkpoint(
     kind: type[Model], path: Path, given: dict[str, Any], map_location: Any = "cpu", strict: bool = True
 ) -> Model:
-    """The model that a checkpoint describes, with its weights.
-
-    Lightning's own ``load_from_checkpoint`` calls what a checkpoint names before anyone has looked at it.
-
-    Args:
-        kind: The model's class, or the one that the class noted in the checkpoint is a subclass of.
-        path: From a run, or from a Trainer used in Python.
-        given: Arguments that the checkpoint lacks or should not decide.
-        map_location: Where to, as ``torch.load`` takes it.
-        strict: Whether weights that are missing or left over are an error.
-
-    Raises:
-        RunError: Where the file is broken or names foreign code, and where weights and description do not fit.
-    """
+    """The model, of a ``kind`` or a subclass, that a checkpoint describes; ``given`` arguments replace its own."""
+    # Lightning's own load_from_checkpoint calls what a checkpoint names without a check.
     checkpoint = read_checkpoint(path, map_location)
     described = checkpoint.get(kind.CHECKPOINT_HYPER_PARAMS_KEY)
     if not isinstance(described, dict) or "state_dict" not in checkpoint:
         raise RunError(f"{path} does not describe a model, so it is not a checkpoint of this project")
-    own_class = described.get("_class_path")
+    class_path = described.get("_class_path")
     described = {name: value for name, value in described.items() if name not in given and name[0] != "_"}
     takes = prepare_stored(described)
     parser = ArgumentParser(exit_on_error=False)
     try:
-        kind = import_class(own_class, kind) if own_class else kind
-        # As the command line does, it takes arguments without a type.
+        kind = import_class(class_path, kind) if class_path else kind
+        # As on the command line, arguments may lack a type.
         parser.add_class_arguments(kind, "model", skip=set(given), instantiate=False, fail_untyped=False)
         config = parser.parse_object({"model": described})
     except ArgumentError as error:
@@ -206,15 +172,7 @@ def model_from_checkpoint(
 
 
 def read_weights(source: str) -> dict[str, Tensor]:
-    """The state dict of a backbone.
-
-    Args:
-        source: A run's directory, a checkpoint, a file with a state dict, or the name of torchvision's weights, such as
-            ``ResNet18_Weights.IMAGENET1K_V1`` (which are downloaded).
-
-    Raises:
-        RunError: If there is no such thing.
-    """
+    """A backbone's state dict from a run, a checkpoint, a file or torchvision (``ResNet18_Weights.IMAGENET1K_V1``)."""
     if not Path(source).exists() and "_Weights." in source:
         from torchvision.models import get_weight
 
@@ -235,23 +193,18 @@ def read_weights(source: str) -> dict[str, Tensor]:
 
 
 def load_pretrained(backbone: nn.Module, source: str) -> str:
-    """Loads weights into a backbone. A last layer for another number of classes keeps its own, fresh weights.
-
-    Returns:
-        What was done, in a sentence.
-
-    Raises:
-        RunError: If anything but the last layer differs in name or shape; the backbone is left as it was.
-    """
+    """Loads all weights that fit, but for a last layer for other classes; returns what was done, in a sentence."""
     weights, head = read_weights(source), head_name(backbone)
     there = {name: tuple(tensor.shape) for name, tensor in weights.items()}
     here = {name: tuple(tensor.shape) for name, tensor in backbone.state_dict().items()}
     differing = [name for name in here | there if there.get(name) != here.get(name)]
     fresh = any(name.startswith(f"{head}.") and name in here for name in differing)
-    if differing := [name for name in differing if not (fresh and name.startswith(f"{head}."))]:
+    if fresh:
+        differing = [name for name in differing if not name.startswith(f"{head}.")]
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith(f"{head}.")}
+    if differing:
         listed = [f"{name} is {there.get(name, 'missing')}, here {here.get(name, 'missing')}" for name in differing[:3]]
         more = f" and {len(differing) - 3} more" if len(differing) > 3 else ""
         raise RunError(f"init_from: {source} is of another architecture: {'; '.join(listed)}{more}")
-    kept = {name: tensor for name, tensor in weights.items() if not (fresh and name.startswith(f"{head}."))}
-    backbone.load_state_dict(kept, strict=False)
+    backbone.load_state_dict(weights, strict=False)
     return f"weights from {source}" + (f", a fresh {head} for the new classes" if fresh else "")

@@ -1,8 +1,8 @@
 """What a configuration may call: models, losses, metrics, optimizers, schedules, data sources, loggers, callbacks.
 
-A ``class_path`` in a YAML file or a checkpoint names code. jsonargparse checks classes against the type they stand for,
-but calls a function by any name where the type is a ``Callable``. So every class path is looked at here before
-anything is made: a class must be of one of the kinds below, and a function must be annotated to return one.
+A ``class_path`` in a YAML file or a checkpoint names code. jsonargparse checks classes against the expected type, but
+calls any function where the type is a ``Callable``. So every class path is checked here before anything is made: a
+class must be of one of the kinds below, and a function must be annotated to return one.
 """
 
 import os
@@ -35,22 +35,14 @@ KINDS_IN_WORDS = "a model, loss, metric, optimizer, schedule, data source, logge
 MOVED = {"resnet18.loggers.WandbRun": "resnet18.storage.loggers.WandbRun"}  # in configurations of older runs
 
 # Enforce jsonargparse's own list of modules that no value may name (os, subprocess, shutil, …): it only warns by
-# default. And never build what stands in a parameter of type Any.
+# default. And never build the value of a parameter of type Any.
 jsonargparse.set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
 
 Kind = TypeVar("Kind")
 
 
 def refuse_foreign_code(config: Any, where: str) -> None:
-    """Checks every class path and every callable in a parsed configuration.
-
-    Args:
-        config: As parsed: class paths have been resolved by jsonargparse, nothing has been made.
-        where: Where the configuration is from, for the message.
-
-    Raises:
-        RunError: Names the key and the class path; nothing has been called.
-    """
+    """RunError for a class path or callable of another kind in a configuration, which was parsed but not made."""
     for key, value in callables(config):
         if not _allowed(value):
             name = f"{getattr(value, '__module__', '?')}.{getattr(value, '__qualname__', value)}"
@@ -68,7 +60,7 @@ def _allowed(value: Any) -> bool:
 
 
 def callables(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """The keys and the classes and functions that a parsed configuration names, by a class path or as they are."""
+    """The keys, classes and functions that a parsed configuration names by a class path or holds as objects."""
     if isinstance(config, jsonargparse.Namespace):
         config = vars(config)
     if isinstance(config, dict):
@@ -97,11 +89,7 @@ def current_paths(config: Any) -> Any:
 
 
 def import_class(path: str, kind: type[Kind]) -> type[Kind]:
-    """The class of a kind that a class path names; its module is imported, unless jsonargparse refuses to.
-
-    Raises:
-        ArgumentError: Where there is none, or it is of another kind.
-    """
+    """The class of a kind that a class path names, imported by jsonargparse; ArgumentError if there is none."""
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--model", type=type[kind])
     try:
@@ -111,27 +99,25 @@ def import_class(path: str, kind: type[Kind]) -> type[Kind]:
 
 
 def import_object(path: str) -> Any:
-    """What a class path names, once jsonargparse has imported its module (or refused to: then None)."""
-    value: Any = None
+    """What a class path names, if jsonargparse has imported its module (it may have refused to), else None."""
     parts = path.split(".")
     for length in range(len(parts) - 1, 0, -1):
-        module = sys.modules.get(".".join(parts[:length]))
-        if module is not None:
-            value = module
+        value: Any = sys.modules.get(".".join(parts[:length]))
+        if value is not None:
             for name in parts[length:]:
                 value = getattr(value, name, None)
-            break
-    return value
+            return value
+    return None
 
 
 def missing_module(error: Exception) -> str:
-    """What to say where jsonargparse could not import what a class path names; empty for any other error."""
+    """The message if jsonargparse could not import the module of a class path; empty for any other error."""
     found = re.search(r"No module named '([\w.]+)'", str(error))
     return f"there is no module {found[1]}; put its folder on sys.path, or install it" if found else ""
 
 
 def parameter_names(made: Any) -> list[str]:
-    """The parameters of a class or function that a configuration can give, those behind ``**kwargs`` included."""
+    """The parameters of a class or function that a configuration can set, those behind ``**kwargs`` included."""
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     add = parser.add_class_arguments if isinstance(made, type) else parser.add_function_arguments
     return add(made, fail_untyped=False)

@@ -1,4 +1,4 @@
-"""``metrics.csv``, written always, and W&B that never asks for an account or a network and holds every row once."""
+"""``metrics.csv``, which is always written, and W&B without an account or a network, which holds every row once."""
 
 import csv
 import glob
@@ -21,14 +21,9 @@ X_AXIS = "trainer/global_step"  # under which WandbLogger logs the step
 
 
 class MetricsFile(Logger):
-    """One CSV row each time something is logged: epoch, step, and a column for each metric.
+    """One CSV row each time something is logged; a resumed run keeps the rows before optimizer step ``resume_step``."""
 
-    Rows are flushed one by one, so a killed run keeps what it logged. Lightning's CSVLogger deletes an earlier file.
-
-    Args:
-        path: The file; its directory exists by the time of the first row.
-        resume_step: Keep the rows of an earlier file that come before this optimizer step.
-    """
+    # Rows are flushed one by one, so a killed run keeps what it logged. Lightning's CSVLogger deletes an earlier file.
 
     name, version = "metrics", ""  # type: ignore[assignment]  # of Logger's interface
 
@@ -47,13 +42,13 @@ class MetricsFile(Logger):
                 self._columns = list(reader.fieldnames or self._columns)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run's ``config.yaml`` has them."""
+        """Does nothing: the run's ``config.yaml`` has them."""
 
     @rank_zero_only
     def save(self) -> None:
-        """Forces the rows to the disk, for a checkpoint that counts on them."""
+        """Forces the rows to the disk, before a checkpoint."""
         if self._written:
-            with self.path.open("ab") as file:  # for writing: Windows forces no other file
+            with self.path.open("ab") as file:  # Windows forces only a file that is open for writing
                 os.fsync(file.fileno())
 
     @rank_zero_only
@@ -92,22 +87,18 @@ class MetricsFile(Logger):
 
 
 class WandbRun(WandbLogger):
-    """Lightning's, with a W&B run that holds every row once, however often it was killed and resumed.
+    """A W&B run that holds every row once, however often it was killed and resumed."""
 
-    W&B writes a file, a part of the run, for each start, and in blocks: a killed process loses its last rows, or has
-    logged some beyond the checkpoint that the run resumes from. The former are taken from ``metrics.csv``, the latter
-    not logged again. Each metric is drawn over the optimizer's steps; ``wandb leet`` knows no ``*``, so by its name.
-    """
+    # W&B writes a file, a part of the run, for each start, and in blocks: a killed process loses its last rows, or has
+    # logged some beyond the checkpoint that the run resumes from. Lost rows are taken from metrics.csv, and rows that
+    # are there are not logged again.
 
     _stored: frozenset[tuple[int, frozenset[str]]] = frozenset()
     _defined: frozenset[str] = frozenset()
 
     @rank_zero_only
     def fill_in(self, metrics_file: MetricsFile) -> None:
-        """Compares earlier parts of the run with ``metrics.csv``, and logs the rows that they lack.
-
-        Only offline: of a run online W&B's server may have more than its file here.
-        """
+        """Logs the rows of ``metrics.csv`` that earlier parts of the run lack."""
         from google.protobuf.message import DecodeError
 
         try:
@@ -115,7 +106,7 @@ class WandbRun(WandbLogger):
         except (OSError, ValueError, DecodeError) as error:
             print(f"W&B's run so far can't be read, and rows may be missing or come twice: {error}", file=sys.stderr)
             return
-        if self.experiment.offline:
+        if self.experiment.offline:  # online W&B's server may have more rows than the file
             for step, metrics in metrics_file.rows():
                 self.log_metrics(metrics, step)
 
@@ -123,7 +114,7 @@ class WandbRun(WandbLogger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         if step is not None and (step, frozenset(metrics)) in self._stored:
             return
-        for name in metrics.keys() - self._defined:
+        for name in metrics.keys() - self._defined:  # each by its name, as `wandb leet` knows no `*`
             self.experiment.define_metric(self._prefixed(name).replace(".", r"\."), step_metric=X_AXIS, step_sync=True)
         self._defined |= metrics.keys()
         super().log_metrics(metrics, step)
@@ -132,7 +123,7 @@ class WandbRun(WandbLogger):
         return f"{self._prefix}{self.LOGGER_JOIN_CHAR}{name}" if self._prefix else name
 
     def _rows_of_parts(self) -> Iterator[tuple[int, frozenset[str]]]:
-        """Step and metrics' names of the rows that the run's files hold."""
+        """Step and metrics' names of the rows in the run's files."""
         from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
         current = Path(self.experiment.dir).parent
@@ -151,15 +142,9 @@ class WandbRun(WandbLogger):
 
 
 def _whole_records(part: Path) -> list[bytes]:
-    """The records of a W&B file, of which W&B has no reader in Python; one cut off by a kill is taken off its end.
-
-    With it ``wandb sync`` would upload none of the parts that follow. The file is LevelDB's log: chunks in blocks of
-    32 kB, each after 4 bytes of checksum, 2 of length and 1 of kind (1 for a whole record, 2, 3 and 4 for the first, a
-    middle and the last part of one).
-
-    Raises:
-        ValueError: For another file.
-    """
+    """The records of a W&B file, for which W&B has no reader in Python; ValueError for another file."""
+    # LevelDB's log: chunks in blocks of 32 kB, each after 4 bytes of checksum, 2 of length and 1 of kind (1 for a whole
+    # record, 2, 3 and 4 for the first, a middle and the last part of one).
     content = part.read_bytes()
     place = end = HEADER
     record, records = b"", []
@@ -178,19 +163,19 @@ def _whole_records(part: Path) -> list[bytes]:
         if kind in (1, 4):
             records.append(record)
             record, end = b"", place
-    if end < len(content):
+    if end < len(content):  # a record cut off by a kill, after which `wandb sync` uploads none of the later parts
         os.truncate(part, end)
     return records
 
 
 def default_logger() -> dict[str, Any]:
-    """The logger of a run that names none: W&B, in the project that the environment names."""
+    """The default logger: W&B, in the environment's project."""
     project = os.environ.get("WANDB_PROJECT") or "resnet18"
     return {"class_path": "resnet18.storage.loggers.WandbRun", "init_args": {"project": project}}
 
 
 def wandb_without_questions() -> None:
-    """W&B writes to disk only unless WANDB_MODE says otherwise; what the user has set in the environment stands."""
+    """Sets W&B to write to the disk only, except for what the user has set in the environment."""
     os.environ.setdefault("WANDB_MODE", "offline")
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or it looks up a host in offline mode too
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -198,18 +183,16 @@ def wandb_without_questions() -> None:
 
 
 def start_wandb(logger: WandbLogger, metrics_file: MetricsFile) -> None:
-    """Starts or resumes the logger's run, offline if it can't go online, which is printed then.
-
-    Without this an online run without a login would ask on the terminal, and one without a network hang.
-    """
+    """Starts or resumes the logger's run, or prints why it is kept offline."""
+    # By itself W&B would ask for a login on the terminal, and hang without a network.
     import wandb
 
     options, online = logger._wandb_init, os.environ["WANDB_MODE"] == "online"
     options.pop("anonymous", None)  # retired, and warned about in every run
-    options["resume"] = options.get("resume") or "allow"  # WandbLogger's own default, over which the parser puts None
+    options["resume"] = options.get("resume") or "allow"  # WandbLogger's default, which the parser overwrites with None
     verified = False
     try:
-        # Verified before the run is begun: W&B would not let go of the name of one that it could not begin.
+        # Verified before the run starts: W&B would keep the id of a run that failed to start.
         if online and not wandb.login(prompt=False, verify=True):
             raise wandb.errors.UsageError("there is no API key (`wandb login`)")
         verified = True
@@ -219,7 +202,7 @@ def start_wandb(logger: WandbLogger, metrics_file: MetricsFile) -> None:
             raise
         reason = str(error).splitlines()[0]
         print(f"W&B can't go online: {reason}; the run is kept offline, `wandb sync` uploads it later", file=sys.stderr)
-        options["mode"] = "offline"  # by now W&B has read the environment
+        options["mode"] = "offline"  # W&B has already read the environment
         if verified:
             options["id"] = f"{options['id']}-offline"
         _ = logger.experiment
@@ -228,7 +211,7 @@ def start_wandb(logger: WandbLogger, metrics_file: MetricsFile) -> None:
 
 
 def finish_wandb(loggers: Iterable[Logger], status: int) -> None:
-    """Ends the W&B runs that were started; by the status W&B shows whether they failed."""
+    """Ends the W&B runs that were started; the status tells W&B whether they failed."""
     for logger in loggers:
         if isinstance(logger, WandbLogger) and logger._experiment is not None:
             logger.experiment.finish(exit_code=status)

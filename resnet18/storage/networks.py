@@ -1,4 +1,4 @@
-"""Networks that were not written for this project: functions without annotations, and a last layer of another width."""
+"""Networks from elsewhere: functions without annotations, and a last layer of another width."""
 
 import contextlib
 import inspect
@@ -14,8 +14,8 @@ from resnet18.errors import RunError
 from resnet18.optimization import head_name
 from resnet18.storage.class_paths import import_object, parameter_names
 
-# timm's only door to its networks has no return annotation. It makes what its registry knows, as long as it reads no
-# weights of anyone's: with these arguments it would, and a pickle among them could run code.
+# timm's function for making networks has no return annotation. It is safe unless it reads weights from anyone: with
+# these arguments it would, and a pickle among them could run code.
 TIMM = ("timm", "create_model")
 READS_WEIGHTS = ("checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay")
 Takes = Literal["by name", "in kwargs"] | None
@@ -23,44 +23,28 @@ INSTALLED = {"site-packages", "dist-packages"}
 
 
 def annotate_network(network: Any) -> None:
-    """Lets a function without a return annotation, which jsonargparse asks for, stand for a network, if it may.
-
-    It is timm's, or it takes ``num_classes`` and is the user's own: from a file below the working directory that was
-    not installed there. Nothing is called.
-
-    Args:
-        network: What stands in a configuration: a class path, or a mapping with one.
-    """
+    """Adds the return annotation that jsonargparse needs to a function of timm's or the user's; calls nothing."""
     path = network.get("class_path") if isinstance(network, dict) else network
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--network", type=Callable)
-    with contextlib.suppress(Exception):  # whatever is wrong with it, the command's parser meets it again and says so
+    with contextlib.suppress(Exception):  # the command's parser will report the same error
         made = parser.parse_args([f"--network={path}"]).network  # or a Namespace, for a class
-        if inspect.isfunction(made) and "return" not in made.__annotations__ and (_is_timm(made) or _is_own(made)):
-            made.__annotations__["return"] = nn.Module
-
-
-def _is_timm(made: Callable[..., Any]) -> bool:
-    return (made.__module__.partition(".")[0], made.__qualname__) == TIMM
+        if inspect.isfunction(made) and "return" not in made.__annotations__:
+            is_timm = (made.__module__.partition(".")[0], made.__qualname__) == TIMM
+            if is_timm or _is_own(made):
+                made.__annotations__["return"] = nn.Module
 
 
 def _is_own(made: Any) -> bool:
-    file = Path(made.__code__.co_filename).resolve()  # where it was written, whatever has imported it
+    """Whether a function takes ``num_classes`` and is from a file below the working directory, but not installed."""
+    file = Path(made.__code__.co_filename).resolve()  # where it was written, not where it was imported
     libraries = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
     installed = INSTALLED & set(file.parts) or any(file.is_relative_to(library) for library in libraries)
     return file.is_relative_to(Path.cwd().resolve()) and not installed and takes_num_classes(made) is not None
 
 
 def refuse_foreign_weights(network: Any, where: str) -> None:
-    """Refuses the arguments with which a network of timm's reads weights that anyone may have put there.
-
-    Args:
-        network: As parsed.
-        where: Where the configuration is from, for the message.
-
-    Raises:
-        RunError: Names the argument.
-    """
+    """RunError for an argument with which a network of timm's reads weights that anyone may have uploaded."""
     path = network.get("class_path", "") if isinstance(network, jsonargparse.Namespace) else ""
     if not path.startswith(f"{TIMM[0]}."):
         return
@@ -68,8 +52,8 @@ def refuse_foreign_weights(network: Any, where: str) -> None:
     names = [name for name in READS_WEIGHTS if given.get(name)]
     if ":" in str(given.get("model_name")):  # hf-hub:owner/name
         names.append("model_name")
-    for name in names:
-        raise RunError(f"{where}: model.backbone.{name} would load weights that could run code; use --init_from")
+    if names:
+        raise RunError(f"{where}: model.backbone.{names[0]} would load weights that could run code; use --init_from")
 
 
 def takes_num_classes(made: Any) -> Takes:
@@ -81,31 +65,21 @@ def takes_num_classes(made: Any) -> Takes:
 
 
 def prepare_stored(described: dict[str, Any]) -> Takes:
-    """:func:`annotate_network`, for the network among a checkpoint's hyper-parameters; how it takes ``num_classes``.
-
-    Lightning notes that number among the arguments of every network; where it is none of them it is taken away here.
-    """
+    """Annotates the network in a checkpoint's hyper-parameters, and returns how it takes ``num_classes``."""
     network = described.get("backbone")
     if not isinstance(network, dict):  # it is given as an object
         return "by name"
     annotate_network(network)
     made = import_object(str(network.get("class_path")))
     takes = takes_num_classes(made) if inspect.isclass(made) or inspect.isfunction(made) else "by name"
-    if takes != "by name":
+    if takes != "by name":  # Lightning notes num_classes for every network
         arguments = {name: value for name, value in (network.get("init_args") or {}).items() if name != "num_classes"}
         described["backbone"] = {**network, "init_args": arguments}
     return takes
 
 
 def resize_head(network: nn.Module, num_classes: int) -> str:
-    """Lets the last layer of a network start afresh with a width of ``num_classes``, where it has another.
-
-    Returns:
-        What was done, in a sentence; nothing for a layer of the right width.
-
-    Raises:
-        ValueError: For a last layer that is neither linear nor a convolution.
-    """
+    """Gives the last layer ``num_classes`` fresh outputs if it has another number; returns a sentence if it did."""
     name = head_name(network)
     head = network.get_submodule(name)
     kind = type(head).__name__

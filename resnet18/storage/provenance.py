@@ -24,12 +24,12 @@ DISTRIBUTIONS = ("resnet18", "torch", "torchvision", "lightning", "torchmetrics"
 
 
 def versions() -> dict[str, str]:
-    """Of Python, of this project and of the packages whose numbers a result may depend on."""
+    """Of Python, this project and the packages that may change a result."""
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in DISTRIBUTIONS}
 
 
 def _git(place: Path, *arguments: str) -> str | None:
-    # Without optional locks: looking at a repository must not get in the way of who commits to it meanwhile.
+    # Without optional locks: a commit in the same repository must not fail meanwhile.
     command = ["git", "--no-optional-locks", "-C", str(place), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", timeout=10)
@@ -52,12 +52,7 @@ def _repository(place: Path) -> dict[str, str] | None:
 
 
 def own_sources(objects: Iterable[Any]) -> dict[str, bytes]:
-    """The files of the user's own, neither installed nor of this package, that classes and functions come from.
-
-    Returns:
-        A path for each file, such as ``mynet.py`` or ``mypackage/net.py``, and its content; files above
-        :data:`LARGEST` are left out.
-    """
+    """The user's files that define these, neither installed nor ours nor large: ``mypackage/net.py`` and content."""
     found: dict[str, bytes] = {}
     for module in filter(None, {inspect.getmodule(made) for made in objects}):
         path = Path(getattr(module, "__file__", None) or "")
@@ -69,12 +64,7 @@ def own_sources(objects: Iterable[Any]) -> dict[str, bytes]:
 
 
 def provenance(seed: int, split_hash: str) -> dict[str, Any]:
-    """What to keep beside a run's configuration.
-
-    Args:
-        seed: The seed of the run.
-        split_hash: Fingerprint of the split, see :func:`~resnet18.data.splits.fingerprint`.
-    """
+    """What to keep beside a run's configuration; the hash is :func:`~resnet18.data.splits.fingerprint`'s."""
     # The package's repository, unless the package is merely installed below it, and the working directory's.
     tracked = _git(PACKAGE, "ls-files", "--error-unmatch", "__init__.py") is not None
     package, here = _repository(PACKAGE) if tracked else None, _repository(Path.cwd())
@@ -100,7 +90,7 @@ def provenance(seed: int, split_hash: str) -> dict[str, Any]:
 
 
 def measured_with(origin: dict[str, Any]) -> dict[str, Any]:
-    """What of a :func:`provenance` belongs beside a published measurement: neither paths, nor names, nor a diff."""
+    """The part of a :func:`provenance` to publish with a measurement: without paths, names or a diff."""
     return {
         "hardware": {name: value for name, value in origin["hardware"].items() if name != "host"},
         "versions": origin["versions"],

@@ -28,15 +28,7 @@ def new_run_id() -> str:
 def create_run(
     directory: Path, config: dict[str, Any], provenance: dict[str, Any], sources: Mapping[str, bytes], link: bool
 ) -> None:
-    """Makes the directory of a new run and writes down what it is.
-
-    ``provenance`` and ``sources``, the user's own files, come from :mod:`resnet18.storage.provenance`; with ``link``
-    the ``latest`` beside the directory will point to it, where the file system has links.
-
-    Raises:
-        UsageError: Where the directory already holds something.
-        RunError: Where it can't be written.
-    """
+    """Makes the directory of a new run with its configuration, and with ``link`` points ``latest`` to it."""
     if directory.is_dir() and any(directory.iterdir()):
         resume = f"--ckpt_path {shlex.quote(str(directory))}"
         raise UsageError(f"run_dir: {directory} is not empty; {resume} resumes the run in it")
@@ -67,7 +59,7 @@ def write_config(directory: Path, config: dict[str, Any]) -> None:
 
 
 def read_metrics(directory: Path) -> list[dict[str, float]]:
-    """The rows of a run's ``metrics.csv`` without their empty cells; none where nothing was logged."""
+    """The rows of a run's ``metrics.csv`` without their empty cells."""
     if not (directory / METRICS).exists():
         return []
     with (directory / METRICS).open(newline="") as file:
@@ -75,17 +67,14 @@ def read_metrics(directory: Path) -> list[dict[str, float]]:
 
 
 def append_evaluation(directory: Path, command: str, checkpoint: Path, found: dict[str, Any]) -> None:
-    """Adds scores, and how they were reached, to a run's ``evaluations.jsonl``.
-
-    Where that can't be written, as in somebody else's run, a warning says so.
-    """
+    """Adds scores, and how they were measured, to a run's ``evaluations.jsonl``."""
     path, place = directory / EVALUATIONS, checkpoint.resolve().relative_to(directory.resolve())
     record = {"date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "command": command, "checkpoint": place.as_posix(), **found}
     line = json.dumps(record, default=str) + "\n"
     try:
-        with path.open("ab", buffering=0) as file:  # in one write to the end: of two at a time both are kept
+        with path.open("ab", buffering=0) as file:  # in one write to the end: two commands at a time both succeed
             file.write(line.encode())
-    except OSError as error:
+    except OSError as error:  # as in another user's run
         print(f"{path} can't be written: {error.strerror}; the scores are kept nowhere", file=sys.stderr)
 
 

@@ -1,4 +1,4 @@
-"""When a run saves, and what its checkpoints know when it resumes."""
+"""When a run saves, and what it restores when it resumes."""
 
 import csv
 import shutil
@@ -51,7 +51,7 @@ def last(run: str) -> dict:
     ],
     ids=["steps", "an epoch's last step", "a validation", "gradients in sums", "minutes", "by default"],
 )
-def test_it_saves_between_steps_where_nothing_is_pending(options: list[str], steps: list[int], lightning) -> None:
+def test_it_saves_between_steps_with_nothing_pending(options: list[str], steps: list[int], lightning) -> None:
     done = lightning(
         *DROPOUT_RUN, *options, "--trainer.max_epochs", "2", "--run_dir", "run", "--trainer.callbacks", "mynet.Saves"
     )
@@ -67,7 +67,7 @@ def test_a_run_that_stopped_early_is_finished(lightning) -> None:
     assert "this run is finished: EarlyStopping ended it after 2 epochs; --init_from run would" in done.out
 
 
-def test_early_stopping_counts_on_where_a_run_was_cut(lightning) -> None:
+def test_early_stopping_resumes_its_count(lightning) -> None:
     options = (*DROPOUT_RUN, *EARLY, "--trainer.callbacks.patience", "3", "--trainer.max_epochs", "9")
     assert lightning(*options, "--run_dir", "whole").status == 0
     cut = ("--trainer.callbacks+", "mynet.Cut")  # as Trainer.max_time ends a run
@@ -124,7 +124,7 @@ def test_two_epochs_and_two_more_are_four(ema: str, lightning) -> None:
 
 
 @pytest.mark.parametrize("option", ["every_n_steps=0", "every_n_minutes=0", "every_n_minutes=.inf"])
-def test_an_interval_that_never_passes_or_always_has_is_refused(option: str, lightning) -> None:
+def test_an_interval_must_be_positive_and_finite(option: str, lightning) -> None:
     done = lightning(*DROPOUT_RUN, f"--last.{option}", "--run_dir", "run")
     assert done.status == 2
     assert f"last.{option.partition('=')[0]}: " in done.err

@@ -1,4 +1,4 @@
-"""``compile``: with the real compiler where that is the point, with a counting one where the number of graphs is."""
+"""``compile``, with the real compiler or with one that counts graphs."""
 
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -25,7 +25,7 @@ pytestmark = [
 
 @pytest.fixture(autouse=True)
 def fresh_compiler() -> Iterator[None]:
-    """What one test has compiled is no other's."""
+    """Keeps tests from sharing compiled graphs."""
     torch._dynamo.reset()
     torch._dynamo.utils.counters.clear()
     yield
@@ -72,7 +72,7 @@ def trainer(**settings: Any) -> Trainer:
     return Trainer(accelerator="cpu", **{**quiet, **settings})
 
 
-def test_the_ragged_batch_of_an_evaluation_gets_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_smaller_last_batch_of_an_evaluation_gets_no_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = Backend()
     use(backend, monkeypatch)
     classifier = make(compile=True)
@@ -91,7 +91,7 @@ def test_the_ragged_batch_of_an_evaluation_gets_no_graph(monkeypatch: pytest.Mon
     assert backend.graphs == whole
 
 
-def test_a_single_evaluation_batch_is_a_whole_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_evaluation_batch_gets_a_graph(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = Backend()
     use(backend, monkeypatch)
     trainer(num_sanity_val_steps=0).fit(make(compile=True), *loaders(evaluation=50))
@@ -121,7 +121,7 @@ def test_a_compiled_run_trains_and_validates_as_an_uncompiled_one() -> None:
 
 
 @pytest.mark.parametrize("compile", [False, True])
-def test_a_checkpoint_goes_on_compiled_or_not(compile: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_checkpoint_resumes_compiled_or_not(compile: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = Backend()
     use(backend, monkeypatch)
     first = make(compile=not compile)
@@ -146,9 +146,9 @@ def test_a_checkpoint_goes_on_compiled_or_not(compile: bool, tmp_path: Path, mon
 
 @pytest.fixture
 def messages(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    said: list[str] = []
-    monkeypatch.setattr("resnet18.engine.compilation.rank_zero_info", said.append)
-    return said
+    messages: list[str] = []
+    monkeypatch.setattr("resnet18.engine.compilation.rank_zero_info", messages.append)
+    return messages
 
 
 def refuse(*_: Any) -> Any:
@@ -163,7 +163,7 @@ no_backward_compiler = aot_autograd(fw_compiler=lambda graph, inputs: graph.forw
 
 
 @pytest.mark.parametrize("backend", [no_compiler, no_backward_compiler])
-def test_a_failing_compiler_is_said_once_and_training_goes_on_uncompiled(
+def test_a_failing_compiler_is_reported_once_and_training_continues_uncompiled(
     backend: Any, monkeypatch: pytest.MonkeyPatch, messages: list[str]
 ) -> None:
     plain = make()
@@ -196,7 +196,7 @@ class Wrong(nn.Module):
         ("shapes", RuntimeError, r"^mat1 and mat2 shapes cannot be multiplied"),
     ],
 )
-def test_an_error_of_the_networks_own_is_raised_as_it_is(
+def test_the_networks_own_error_is_raised_unchanged(
     kind: str, error: type[Exception], message: str, messages: list[str]
 ) -> None:
     with pytest.raises(error, match=message):
@@ -204,7 +204,7 @@ def test_an_error_of_the_networks_own_is_raised_as_it_is(
     assert messages == []
 
 
-def test_without_a_cpp_compiler_the_program_says_so_and_trains(tmp_path: Path) -> None:
+def test_without_a_cpp_compiler_the_program_trains_with_a_message(tmp_path: Path) -> None:
     (tmp_path / "mynet.py").write_text(
         "from torch import nn\n\n"
         "class Net(nn.Sequential):\n"

@@ -53,7 +53,7 @@ def spoilt(**how: object) -> list[str]:
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
-def test_it_says_where_and_keeps_the_step_before(value: str, lightning, tmp_path: Path) -> None:
+def test_it_reports_where_and_keeps_the_step_before(value: str, lightning, tmp_path: Path) -> None:
     done = lightning(*RUN, "--run_dir", "run", *spoilt(batch=13, value=value))
     assert (done.status, len(done.err.splitlines())) == (1, 1)
     assert "the loss is nan in step 14 (epoch 1), at a learning rate of 0.0" in done.err
@@ -79,7 +79,7 @@ def test_it_says_where_and_keeps_the_step_before(value: str, lightning, tmp_path
     assert kept["lr_schedulers"] == stopped["lr_schedulers"]
 
 
-def test_a_buffer_that_is_another_tensor_after_every_step_is_kept_too(lightning, tmp_path: Path) -> None:
+def test_a_buffer_that_is_replaced_in_every_step_is_kept_too(lightning, tmp_path: Path) -> None:
     makes = "self.drop = nn.Dropout(0.3)\n        self.register_buffer('seen', torch.zeros(()))"
     takes = "self.seen = self.seen + x.mean().isfinite() * self.training\n        return self.fc("
     network = DROPOUT_NET.replace("self.drop = nn.Dropout(0.3)", makes).replace("return self.fc(", takes)
@@ -102,7 +102,7 @@ def test_it_resumes_exactly_from_there(lightning, tmp_path: Path, monkeypatch: p
     assert differences(tmp_path / "whole", tmp_path / "run") == []
 
 
-def test_of_a_sum_of_gradients_all_images_are_named(lightning, tmp_path: Path) -> None:
+def test_all_images_of_accumulated_gradients_are_named(lightning, tmp_path: Path) -> None:
     done = lightning(*RUN, "--run_dir", "run", *spoilt(batch=4, value="nan"), "--trainer.accumulate_grad_batches", "3")
     assert done.status == 1
     assert "the loss is nan in step 2 (epoch 1)" in done.err
@@ -114,7 +114,7 @@ def test_of_a_sum_of_gradients_all_images_are_named(lightning, tmp_path: Path) -
     assert all(tensor.isfinite().all() for tensor in kept["state_dict"].values())
 
 
-def test_weights_that_a_gradient_has_spoilt_are_not_kept(lightning, tmp_path: Path) -> None:
+def test_weights_spoilt_by_a_gradient_are_not_kept(lightning, tmp_path: Path) -> None:
     done = lightning(
         *RUN, "--run_dir", "run", "--last.every_n_steps", "7", *spoilt(batch=9, value="nan", gradient=True)
     )
@@ -125,14 +125,14 @@ def test_weights_that_a_gradient_has_spoilt_are_not_kept(lightning, tmp_path: Pa
     assert kept["global_step"] == 7
 
 
-def test_without_checkpoints_it_still_says_where(lightning, tmp_path: Path) -> None:
+def test_without_checkpoints_it_still_reports_where(lightning, tmp_path: Path) -> None:
     done = lightning(*RUN, "--run_dir", "run", *spoilt(batch=3, value="nan"), "--trainer.enable_checkpointing", "false")
     assert done.status == 1
     assert "the loss is nan in step 4" in done.err
     assert "kept" not in done.err
 
 
-def test_of_several_ranks_the_one_in_trouble_is_named_and_all_end(tmp_path: Path) -> None:
+def test_the_rank_with_the_bad_loss_is_named_and_all_end(tmp_path: Path) -> None:
     on_one = SPOIL.replace("and batch_idx ==", "and trainer.global_rank == 1 and batch_idx ==")
     (tmp_path / "mynet.py").write_text(DROPOUT_NET + on_one)
     two = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu")

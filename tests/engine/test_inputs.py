@@ -1,4 +1,4 @@
-"""What a network is shown: which images are refused, with what advice, and how their memory is laid out."""
+"""Input images: which are refused, with what advice, and their memory format."""
 
 from typing import Any
 
@@ -23,13 +23,13 @@ PIXELS = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
         (PIXELS[:, :1], "expected a batch of N×3×H×W, got 2×1×8×8"),
     ],
 )
-def test_what_is_no_batch_of_pixels_is_refused_with_advice(images: Any, advice: str) -> None:
+def test_anything_but_a_batch_of_pixels_is_refused_with_advice(images: Any, advice: str) -> None:
     with pytest.raises((TypeError, ValueError)) as error:
         check_pixels(images, (3, 8, 8), means=3)
     assert str(error.value).endswith(advice)
 
 
-def test_images_of_any_number_of_channels_pass_if_one_mean_is_all_that_is_known() -> None:
+def test_any_number_of_channels_passes_if_only_one_mean_is_known() -> None:
     check_pixels(PIXELS, None, means=1)
     with pytest.raises(ValueError, match="expected a batch of N×4×H×W"):
         check_pixels(PIXELS, None, means=4)
@@ -46,7 +46,7 @@ def test_images_of_any_number_of_channels_pass_if_one_mean_is_all_that_is_known(
     ],
     ids=["few channels", "many", "without stride", "another kernel", "groups"],
 )
-def test_channels_last_is_left_where_onednn_would_write_past_its_memory(layer: nn.Module, safe: bool) -> None:
+def test_channels_last_is_avoided_where_onednn_would_write_past_its_memory(layer: nn.Module, safe: bool) -> None:
     network = nn.Sequential(nn.Conv2d(1, 4, 3), layer)
     assert memory_format(network, channels_last=True) == (torch.channels_last if safe else torch.contiguous_format)
     assert memory_format(network, channels_last=False) == torch.contiguous_format

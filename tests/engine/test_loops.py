@@ -1,4 +1,4 @@
-"""Runs that resume with epochs of another length: fine between epochs, and refused in the middle of one."""
+"""Runs that resume with epochs of another length: allowed between epochs, refused in the middle of one."""
 
 import csv
 import shutil
@@ -44,7 +44,7 @@ def rows(run: str, metric: str) -> list[dict[str, str]]:
     [("5", "1.0", 50, DROPOUT_RUN[9:11]), ("1.0", "5", 50, TORCHS_CYCLE)],
     ids=["longer", "shorter"],
 )
-def test_between_epochs_their_length_may_change(
+def test_the_length_of_epochs_may_change_between_epochs(
     before: str, after: str, steps: int, schedule: tuple[str, ...], lightning
 ) -> None:
     options = (*NO_SCHEDULE, *schedule, "--trainer.limit_train_batches", before, "--trainer.max_epochs", "2")
@@ -57,7 +57,7 @@ def test_between_epochs_their_length_may_change(
     assert 0 <= float(rows("run", "lr")[-1]["lr"]) < 0.002
 
 
-def test_in_the_middle_of_an_epoch_it_may_not_change(lightning) -> None:
+def test_the_length_of_an_epoch_may_not_change_in_its_middle(lightning) -> None:
     assert lightning(*NO_SCHEDULE, "--trainer.max_steps", "27", "--run_dir", "run").status == 0
     before = Path("run", "config.yaml").read_text()
     resume = ("fit", "--ckpt_path", "run", "--trainer.max_steps", "-1", "--trainer.max_epochs", "3")
@@ -80,7 +80,7 @@ def test_a_checkpoint_without_its_epochs_length_resumes(lightning) -> None:
     assert all(torch.equal(value, weights[name]) for name, value in last("whole")["state_dict"].items())
 
 
-def test_an_epoch_that_only_lacks_its_validation_is_finished(lightning) -> None:
+def test_an_epoch_that_lacks_only_its_validation_is_finished(lightning) -> None:
     stop = ("--trainer.callbacks", "mynet.Stop")
     halves = ("--trainer.limit_train_batches", "0.5", "--trainer.max_epochs", "3")
     assert lightning(*NO_SCHEDULE, *halves, "--run_dir", "run", *stop).status == 143
@@ -94,7 +94,7 @@ def test_an_epoch_that_only_lacks_its_validation_is_finished(lightning) -> None:
     assert rows("run", "val/loss")[1] == rows("longer", "val/loss")[1]
 
 
-def test_two_epochs_by_their_steps_and_two_more_are_four(lightning) -> None:
+def test_two_epochs_by_max_steps_and_two_more_are_four(lightning) -> None:
     assert lightning(*NO_SCHEDULE, "--trainer.max_steps", "80", "--run_dir", "whole").status == 0
     assert lightning(*NO_SCHEDULE, "--trainer.max_steps", "40", "--run_dir", "halves").status == 0
     done = lightning("fit", "--ckpt_path", "halves", "--trainer.max_steps", "80")

@@ -60,7 +60,7 @@ def test_a_classifier_comes_back_from_its_checkpoint_with_the_same_logits(saved:
     assert (back.class_names, back.num_classes) == (list("abcdefghij"), 10)
 
 
-def test_arguments_take_the_place_of_what_a_checkpoint_describes(saved: tuple[Path, Classifier]) -> None:
+def test_given_arguments_replace_the_checkpoints(saved: tuple[Path, Classifier]) -> None:
     back = Classifier.load_from_checkpoint(saved[0], backbone=tiny(), optimizer=SGD, label_smoothing=0.25)
     assert back.loss.label_smoothing == 0.25
 

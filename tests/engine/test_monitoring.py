@@ -1,4 +1,4 @@
-"""A metric that a callback logs is watched, and one that nothing logs is named."""
+"""Watching a metric that a callback logs works; a metric that nothing logs is named."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ class Mine(Callback):
 """
 
 
-def test_a_callbacks_metric_chooses_the_epoch_and_one_that_is_not_there_is_named(lightning, tmp_path: Path) -> None:
+def test_a_callbacks_metric_chooses_the_epoch_and_a_missing_one_is_named(lightning, tmp_path: Path) -> None:
     (tmp_path / "mynet.py").write_text(DROPOUT_NET + MINE)
     options = (*DROPOUT_RUN, "--trainer.callbacks", "mynet.Mine", "--best.mode", "min", "--trainer.max_epochs", "3")
     done = lightning(*options, "--best.monitor", "val/mine")

@@ -1,4 +1,4 @@
-"""What costs less than in Lightning works as it does there; profiles are tested with the Trainer's other options."""
+"""The cheaper versions work as Lightning's; profiles are tested with the Trainer's other options."""
 
 import os
 
@@ -10,20 +10,20 @@ from torch.utils.data import DataLoader, TensorDataset
 from resnet18.engine.overhead import LeanModule, NoProfiler, end_workers
 
 
-def test_a_lean_module_registers_what_any_module_does() -> None:
+def test_a_lean_module_registers_parameters_like_any_module() -> None:
     module = LeanModule()
     module.layer, module._current_fx_name = nn.Linear(1, 1), "training_step"
     assert module._current_fx_name == "training_step"
     assert list(module.state_dict()) == ["layer.weight", "layer.bias"]
 
 
-def test_no_profiler_is_one_context_for_all() -> None:
+def test_no_profiler_shares_one_context() -> None:
     profiler = NoProfiler()
     with profiler.profile("one") as one, profiler.profile("other") as other:
         assert one is other is None
 
 
-def test_workers_are_gone_when_they_are_ended() -> None:
+def test_ended_workers_are_gone() -> None:
     loader = DataLoader(TensorDataset(torch.zeros(4)), num_workers=1, persistent_workers=True)
     assert len(list(loader)) == 4
     (worker,) = loader._iterator._workers  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""The precision of a run that asks for none: what the machine computes fast; and a word about one that it emulates."""
+"""The default precision is one that the machine computes fast; one that it emulates gives a warning."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +23,7 @@ def machine(
     capability: str = "AVX512",
     instructions: bool = True,
 ) -> None:
-    """Lets torch describe another machine than this."""
+    """Lets torch describe another machine."""
     found = torch.device(accelerator) if accelerator else None
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: found)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: cuda_bf16)
@@ -62,7 +62,7 @@ def test_the_precision_follows_the_machine(case: str, monkeypatch: pytest.Monkey
     assert emulation_warning("32-true", accelerator) is None
 
 
-def test_a_run_keeps_the_precision_it_began_with(lightning, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_keeps_its_first_precision(lightning, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, onednn=False)
     done = lightning("fit", "--config", CONFIG, *WIDTH, "--run_dir", "run")
     assert done.status == 0, done.err
@@ -88,7 +88,7 @@ def test_a_plugin_may_set_the_precision(lightning, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("command", ["fit", "check", "bench"])
-def test_emulation_is_obeyed_and_said(command: str, lightning, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_emulated_precision_is_used_with_a_warning(command: str, lightning, monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, onednn=False)
     Path("mynet.py").write_text(DROPOUT_NET)
     short = {

@@ -78,7 +78,7 @@ def rows(run: Path) -> list[dict[str, str]]:
 
 
 def torchrun(arguments: tuple[object, ...], place: Path, **environment: str) -> list[subprocess.Popen[str]]:
-    """Two nodes, both of them here, with a process each."""
+    """Two nodes on this machine, with a process each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -96,7 +96,7 @@ def children(pid: int) -> list[int]:
 
 
 def wait_for_checkpoint(processes: list[subprocess.Popen[str]], run: Path, after: int = 0) -> None:
-    """Waits until processes that train have saved a later step than this."""
+    """Waits until the training processes have saved a step after this one."""
     limit = time.monotonic() + 100
     while last_step(run) <= after:
         if time.monotonic() > limit or any(process.poll() is not None for process in processes):
@@ -142,7 +142,7 @@ def test_two_nodes_make_one_run(unbroken: Path) -> None:
     assert last(run)["global_step"] == STEPS
 
 
-def test_two_ranks_see_in_every_step_what_one_sees_in_a_batch_of_twice_the_size(
+def test_two_ranks_train_on_the_images_of_one_rank_with_twice_the_batch(
     unbroken: Path, lightning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "mine.py").write_text(MINE)
@@ -159,7 +159,7 @@ def test_two_ranks_see_in_every_step_what_one_sees_in_a_batch_of_twice_the_size(
     assert [images[1::2] for images in one] == pair[1]
 
 
-def test_two_ranks_stream_in_every_step_what_one_streams(tmp_path: Path) -> None:
+def test_two_ranks_stream_the_images_of_one(tmp_path: Path) -> None:
     picture_folder(tmp_path, each=10)
     names = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("*/*.jpg"))
     files = Files(tmp_path, names, torch.arange(len(names)))
@@ -205,7 +205,7 @@ def test_two_ranks_score_every_image_once(unbroken: Path, lightning, monkeypatch
     assert two["test/loss"] == pytest.approx(one["test/loss"], rel=1e-6)
 
 
-def test_a_run_of_two_ranks_resumes_on_one_between_epochs_alone(unbroken: Path, lightning, tmp_path: Path) -> None:
+def test_a_run_of_two_ranks_resumes_on_one_only_between_epochs(unbroken: Path, lightning, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(MINE)
     shutil.copytree(run_in(unbroken), tmp_path / "run")
     one_rank = ("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto", *QUIET)
@@ -328,14 +328,14 @@ def started_by_torchrun(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_as_many_processes_as_devices_are_wanted(started_by_torchrun, lightning, tmp_path: Path) -> None:
+def test_processes_and_devices_must_match(started_by_torchrun, lightning, tmp_path: Path) -> None:
     done = lightning("fit", "--config", ROOT / "configs" / "digits.yaml", "--trainer.accelerator", "cpu")
     assert done.status == 2
     assert "trainer.devices × trainer.num_nodes is 1, but torchrun started 2" in done.err
     assert not list(tmp_path.iterdir())
 
 
-def test_other_nodes_have_to_be_found(lightning, tmp_path: Path) -> None:
+def test_other_nodes_need_an_address(lightning, tmp_path: Path) -> None:
     config = ("--config", ROOT / "configs" / "digits.yaml", "--config", ROOT / "configs" / "trainer" / "slurm.yaml")
     done = lightning("fit", *config, "--trainer.accelerator", "cpu")
     assert done.status == 2
@@ -343,7 +343,7 @@ def test_other_nodes_have_to_be_found(lightning, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_norm_layers_share_nothing_on_cpus(started_by_torchrun, lightning, tmp_path: Path) -> None:
+def test_sync_batchnorm_is_refused_on_cpus(started_by_torchrun, lightning, tmp_path: Path) -> None:
     config = ("--config", ROOT / "configs" / "digits.yaml", "--config", ROOT / "configs" / "trainer" / "ddp.yaml")
     cpus = ("--trainer.accelerator", "cpu", "--trainer.devices", "2", "--trainer.sync_batchnorm", "true")
     done = lightning("fit", *config, *cpus)
@@ -352,7 +352,7 @@ def test_norm_layers_share_nothing_on_cpus(started_by_torchrun, lightning, tmp_p
     assert not list(tmp_path.iterdir())
 
 
-def test_norm_layers_that_share_are_named_spared_and_frozen_as_the_others() -> None:
+def test_synchronised_norm_layers_are_named_undecayed_and_frozen_like_others() -> None:
     plain = ResNet(num_classes=10, width=8)
     shared = torch.nn.SyncBatchNorm.convert_sync_batchnorm(ResNet(num_classes=10, width=8))
     norms = [part for part in shared.modules() if isinstance(part, torch.nn.SyncBatchNorm)]
@@ -374,7 +374,7 @@ def test_a_wrong_configuration_is_printed_once(
     assert ("did you mean model.backbone?" in done.err) == printed
 
 
-def test_another_rank_says_which_it_is(lightning, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_messages_of_other_ranks_start_with_their_number(lightning, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rank_zero_only, "rank", 3)
     done = lightning("test", "--ckpt_path", "nowhere")
     assert done.status == 1

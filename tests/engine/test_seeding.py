@@ -17,7 +17,7 @@ def test_seeds_are_63_bits_wide_for_any_whole_numbers() -> None:
         assert 0 <= mix(*keys) < 2**63
 
 
-def test_near_keys_give_other_seeds_even_in_the_32_bits_that_torchs_cpu_generator_uses() -> None:
+def test_near_keys_differ_in_the_32_bits_of_torchs_cpu_generator() -> None:
     keys = [*itertools.product(range(-50, 50), range(100)), *itertools.product(range(5), repeat=3), (0,), (1,)]
     assert len({mix(*key) & 0xFFFFFFFF for key in keys}) == len(keys)
 
@@ -37,7 +37,7 @@ def test_one_changed_bit_changes_half_of_the_seed(place: int) -> None:
     assert 28 < sum(changes) / len(changes) < 36
 
 
-def test_draws_depend_on_the_keys_alone() -> None:
+def test_draws_depend_only_on_the_keys() -> None:
     first = torch.rand(5, generator=generator(1, 2))
     torch.rand(100)
     torch.manual_seed(123)

@@ -1,4 +1,4 @@
-"""Signals in the middle of things: a validation, a sum of gradients, an epoch cut short; and SLURM's own."""
+"""Signals in a validation, in accumulated gradients and in an epoch cut short; and SLURM's."""
 
 import os
 import signal
@@ -92,20 +92,20 @@ def test_a_run_stopped_anywhere_ends_as_the_unbroken_one(case: str, lightning, t
     assert differences(tmp_path / "whole", tmp_path / "broken") == []
 
 
-def test_asked_twice_it_ends_at_once_and_saves_nothing(lightning, tmp_path: Path) -> None:
+def test_a_second_signal_ends_it_at_once_without_saving(lightning, tmp_path: Path) -> None:
     done = lightning(*RUN, "--run_dir", "run", *signalled(epoch=0, batch=4, signum=2, times=2))
     assert done.status == 130
     assert "stopped by SIGINT; nothing was saved" in done.err
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
 
 
-def test_without_checkpoints_there_is_nothing_to_go_on_from(lightning) -> None:
+def test_without_checkpoints_there_is_nothing_to_resume(lightning) -> None:
     done = lightning(*RUN, "--run_dir", "run", "--trainer.enable_checkpointing", "false", *signalled(epoch=0, batch=4))
     assert done.status == 143
     assert "stopped by SIGTERM; nothing was saved" in done.err
 
 
-def test_where_nothing_trains_an_interrupt_is_a_line(lightning) -> None:
+def test_an_interrupt_outside_training_is_one_line(lightning) -> None:
     assert lightning(*RUN, "--run_dir", "run", *signalled(epoch=99, batch=0, signum=2)).status == 0
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     try:

@@ -1,4 +1,4 @@
-"""Checkpoint files that are cut off, damaged or can't be written, and what a run makes of them."""
+"""Checkpoint files that are cut off, damaged or can't be written."""
 
 import io
 import os
@@ -52,7 +52,7 @@ def cut(path: Path) -> None:
 
 
 def damage(path: Path) -> None:
-    """Turns over a bit of a tensor's values."""
+    """Flips a bit of a tensor's values."""
     with zipfile.ZipFile(path) as archive:
         largest = max(archive.infolist(), key=lambda info: info.file_size if "/data/" in info.filename else 0)
     content = bytearray(path.read_bytes())
@@ -99,7 +99,7 @@ def files_that_are_none() -> dict[str, tuple[bytes, str]]:
 
 
 @pytest.mark.parametrize("kind", files_that_are_none())
-def test_a_file_that_is_no_checkpoint_is_called_what_it_is(kind: str, tmp_path: Path) -> None:
+def test_a_file_that_is_no_checkpoint_is_described(kind: str, tmp_path: Path) -> None:
     content, message = files_that_are_none()[kind]
     (tmp_path / "some.ckpt").write_bytes(content)
     with pytest.raises(RunError, match=re.escape(message)) as error:
@@ -113,7 +113,7 @@ def test_checkpoints_in_torchs_old_format_are_read(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "old.pth")["weight"].tolist() == [1, 1, 1]
 
 
-def test_with_both_broken_it_ends_in_a_sentence(lightning, run: Path) -> None:
+def test_with_both_broken_it_ends_in_one_message(lightning, run: Path) -> None:
     for name in ("last.ckpt", "previous.ckpt"):
         cut(run / "checkpoints" / name)
     done = lightning("fit", "--ckpt_path", "run")
@@ -128,7 +128,7 @@ def test_a_run_without_its_last_checkpoint_resumes_from_the_one_before(lightning
     assert differences(whole, run) == []
 
 
-def test_scores_are_not_taken_from_another_file_than_the_one_named(lightning, run: Path) -> None:
+def test_scores_come_only_from_the_named_file(lightning, run: Path) -> None:
     damage(run / "checkpoints" / "best.ckpt")
     done = lightning("test", "--ckpt_path", "run")
     assert (done.status, len(done.err.splitlines())) == (1, 1)
@@ -146,7 +146,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_last_good_checkpoint(lightning,
     assert lightning("fit", "--ckpt_path", "run", "--trainer.max_epochs", "4").status == 0
 
 
-def test_what_a_kill_left_half_written_is_overwritten(tmp_path: Path) -> None:
+def test_a_half_written_file_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / ".last.ckpt.partial").write_bytes(b"half")
     for number in range(3):
         AtomicCheckpointIO().save_checkpoint({"number": number}, tmp_path / "last.ckpt")
@@ -154,7 +154,7 @@ def test_what_a_kill_left_half_written_is_overwritten(tmp_path: Path) -> None:
     assert [read_checkpoint(tmp_path / name)["number"] for name in ("previous.ckpt", "last.ckpt")] == [1, 2]
 
 
-def test_the_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_on_the_disk_before_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
     fsync, replace = os.fsync, os.replace
 
@@ -172,9 +172,7 @@ def test_the_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypa
     assert seen == ["fsync .best.ckpt.partial", ".best.ckpt.partial to best.ckpt", f"fsync {tmp_path.name}"]
 
 
-def test_where_there_are_no_hard_links_the_one_before_is_kept_too(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_hard_links_the_previous_file_is_kept_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_links(*arguments: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 

@@ -1,4 +1,4 @@
-"""What comes back from a run: scores, predictions, a model in a notebook, a start for the next run."""
+"""Scores, predictions and models from a run's checkpoint, and warm starts."""
 
 import csv
 import shutil
@@ -52,7 +52,7 @@ def test_every_command_reads_a_runs_config(lightning, trained: Path) -> None:
         assert "given here" not in done.out
 
 
-def test_a_value_given_beats_the_stored_one_and_says_so(lightning, trained: Path) -> None:
+def test_a_given_value_beats_the_stored_one_with_a_message(lightning, trained: Path) -> None:
     done = lightning(
         "validate", "--ckpt_path", trained, "--data.eval_batch_size", "7", "--trainer.precision", "bf16-mixed"
     )
@@ -61,13 +61,13 @@ def test_a_value_given_beats_the_stored_one_and_says_so(lightning, trained: Path
     assert "given here, not as stored: trainer.precision: 32-true → bf16-mixed" in done.out
 
 
-def test_the_model_of_a_checkpoint_can_not_be_changed(lightning, trained: Path) -> None:
+def test_the_model_of_a_checkpoint_cannot_be_changed(lightning, trained: Path) -> None:
     done = lightning("test", "--ckpt_path", trained, "--model.backbone.stem", "imagenet")
     assert done.status == 2
     assert "the model comes from the checkpoint; changed: model.backbone.stem: cifar → imagenet" in done.err
 
 
-def test_other_data_than_the_checkpoints_are_refused_with_both_hashes(lightning, trained: Path) -> None:
+def test_other_data_is_refused_with_both_hashes(lightning, trained: Path) -> None:
     done = lightning("validate", "--ckpt_path", trained, "--data.split_seed", "5")
     assert done.status == 1
     for seed in (0, 5):

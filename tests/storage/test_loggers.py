@@ -36,7 +36,7 @@ def test_a_torn_row_is_left_out(torn: str, path: Path) -> None:
     assert rows(path) == [("0", "1.5", ""), ("1", "1.5", ""), ("2", "1.5", ""), ("2", "", "2"), ("3", "0.5", "")]
 
 
-def test_it_is_on_the_disk_when_a_checkpoint_is(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_on_the_disk_before_a_checkpoint(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     forced: list[str] = []
     monkeypatch.setattr(
         "os.fsync", lambda descriptor: forced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
@@ -49,7 +49,7 @@ def test_it_is_on_the_disk_when_a_checkpoint_is(path: Path, monkeypatch: pytest.
     assert forced == [str(path)]
 
 
-def test_a_full_disk_is_named(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported(tmp_path: Path) -> None:
     (tmp_path / "metrics.partial").symlink_to("/dev/full")  # every write to it finds no space
     with pytest.raises(RunError, match=r"metrics.csv can't be written: No space left on device"):
         MetricsFile(tmp_path / "metrics.csv").log_metrics({"epoch": 0, "train/loss": 1.5}, 0)

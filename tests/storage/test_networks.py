@@ -115,10 +115,10 @@ def test_a_network_is_trained_tested_resumed_and_loaded(name: str, own) -> None:
     assert fresh not in done.out
 
 
-def test_the_line_about_a_fresh_last_layer_says_which(own) -> None:
+def test_the_message_names_the_fresh_last_layer(own) -> None:
     done = own(*FIT, "--model.backbone", "mynet.Fixed")
-    told = "Fixed takes no num_classes, and its last layer 3 had a width of 1000: it starts afresh with 10\n"
-    assert f"model.backbone: {told}" in done.out
+    notice = "Fixed takes no num_classes, and its last layer 3 had a width of 1000: it starts afresh with 10\n"
+    assert f"model.backbone: {notice}" in done.out
 
 
 REFUSED: dict[tuple[str, ...], str] = {
@@ -143,7 +143,7 @@ REFUSED: dict[tuple[str, ...], str] = {
 
 
 @pytest.mark.parametrize("network", REFUSED, ids=" ".join)
-def test_what_is_no_network_is_refused_and_not_called(network: tuple[str, ...], own) -> None:
+def test_anything_but_a_network_is_refused_and_not_called(network: tuple[str, ...], own) -> None:
     done = own(*FIT, "--model.backbone", *network)
     assert (done.status, len(done.err.splitlines())) == (2, 1), done.err
     assert REFUSED[network] in done.err
@@ -152,7 +152,7 @@ def test_what_is_no_network_is_refused_and_not_called(network: tuple[str, ...], 
 
 
 @pytest.mark.parametrize("path", ["mynet.cleanup", "strange.untyped", "timm.load_checkpoint"])
-def test_a_checkpoint_calls_no_function_that_says_nothing(path: str, own) -> None:
+def test_a_checkpoint_calls_no_unannotated_function(path: str, own) -> None:
     assert own(*FIT, "--model.backbone", "mynet.untyped").status == 0
     checkpoint = torch.load("run/checkpoints/best.ckpt", weights_only=True)
     network = {"class_path": path, "init_args": {}}

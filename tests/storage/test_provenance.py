@@ -1,4 +1,4 @@
-"""What a run keeps of the code that made it: commits, what differs from them, and the user's own modules."""
+"""The code that a run keeps: commits, differences from them, and the user's modules."""
 
 import json
 import subprocess
@@ -80,7 +80,9 @@ def test_a_repository_is_named_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found["directory_git"] is None
 
 
-def test_a_package_installed_below_a_repository_is_not_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_installed_below_a_repository_is_not_its_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     git(tmp_path, "init")
     git(tmp_path, "commit", "--allow-empty", "-m", "One")
     monkeypatch.chdir(tmp_path)

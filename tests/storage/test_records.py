@@ -1,4 +1,4 @@
-"""A run's directory: what is written into it, once, and what is added to it later."""
+"""The files of a run's directory, written once or extended later."""
 
 import shutil
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +23,7 @@ def test_a_run_is_written_and_latest_points_to_the_newest(tmp_path: Path) -> Non
     assert (read_metrics(tmp_path / "two"), read_evaluations(tmp_path / "two")) == ([], [])
 
 
-def test_no_run_takes_the_directory_of_another(tmp_path: Path) -> None:
+def test_a_run_refuses_the_directory_of_another(tmp_path: Path) -> None:
     create_run(tmp_path / "run", **CREATED, link=False)
     with pytest.raises(UsageError, match=r"run is not empty; --ckpt_path .*run resumes the run in it"):
         create_run(tmp_path / "run", **CREATED, link=False)
@@ -32,13 +32,13 @@ def test_no_run_takes_the_directory_of_another(tmp_path: Path) -> None:
         create_run(tmp_path / "file" / "run", **CREATED, link=False)
 
 
-def test_where_latest_cannot_be_a_link_the_run_is_made_without(tmp_path: Path) -> None:
+def test_without_links_a_run_is_made_without_latest(tmp_path: Path) -> None:
     (tmp_path / "latest" / "kept").mkdir(parents=True)
     create_run(tmp_path / "run", **CREATED, link=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "run"]
 
 
-def test_of_evaluations_at_the_same_time_none_is_lost(tmp_path: Path) -> None:
+def test_evaluations_at_the_same_time_are_all_kept(tmp_path: Path) -> None:
     (tmp_path / "checkpoints").mkdir()
     best = tmp_path / "checkpoints" / "best.ckpt"
     with ThreadPoolExecutor(8) as pool:
@@ -46,7 +46,7 @@ def test_of_evaluations_at_the_same_time_none_is_lost(tmp_path: Path) -> None:
     assert {found["n"] for found in read_evaluations(tmp_path)} == set(range(200))
 
 
-def test_scores_that_cant_be_kept_are_scores_all_the_same(lightning, tmp_path: Path, trained: Path) -> None:
+def test_scores_that_cant_be_written_are_still_printed(lightning, tmp_path: Path, trained: Path) -> None:
     run = shutil.copytree(trained, tmp_path / "run", ignore=shutil.ignore_patterns("wandb", "evaluations.jsonl"))
     (run / "evaluations.jsonl").symlink_to("/dev/full")
     done = lightning("validate", "--ckpt_path", run)
