@@ -68,6 +68,7 @@ def test_metrics_from_yaml_are_logged_shown_watched_and_tested(lightning, tmp_pa
         ("MulticlassF1Score", {"num_classes": 10, "average": "none"}, "gives a tensor of 10, and not one number"),
         ("MulticlassConfusionMatrix", {"num_classes": 10}, "gives a tensor of 10×10, and not one number"),
         ("MulticlassF1Score", {"num_classes": 3}, "MulticlassF1Score fails for logits of 16×10 and targets of 16, int"),
+        ("MulticlassF1Score", {"classes": 3}, "classes: "),
         ("MulticlassF1Scor", {}, "did you mean"),
     ],
 )

@@ -1,7 +1,4 @@
-"""The program: its commands, its options, and what it says of a mistake.
-
-Kept light: this much is imported before anything heavy is.
-"""
+"""The program: its commands, options and error messages. Kept light, for it is imported before anything heavy."""
 
 COMMANDS = {
     "fit": "train, into a directory of its own under runs/; with --ckpt_path, resume a run",

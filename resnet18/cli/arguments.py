@@ -1,6 +1,6 @@
-"""A command's options: parsed, checked, and compared with those of the checkpoint that it starts from.
+"""Parses and checks a command's options, and compares them with its checkpoint's.
 
-Files come first to last, then what is typed; below them lies the configuration of the checkpoint, if one is named.
+Later files override earlier ones, options override files, and all override the checkpoint's configuration.
 """
 
 import argparse
@@ -15,12 +15,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
 from resnet18 import callbacks, data
+from resnet18.cli.command_inputs import TRAINED, Inputs, take
 from resnet18.cli.config_files import DESCRIBED, leaves, shown
 from resnet18.cli.dry_run import refused_values
-from resnet18.cli.explain import KeyedError
-from resnet18.cli.faults import fault
+from resnet18.cli.explain import KeyedError, fault
 from resnet18.cli.help import help_page
-from resnet18.cli.inputs import TRAINED, Inputs, take
 from resnet18.cli.parser import Parser, refuse_nulls
 from resnet18.data.base import ImageDataModule
 from resnet18.engine.checkpointing import BestCheckpoint, LastCheckpoint
@@ -29,7 +28,7 @@ from resnet18.storage.class_paths import import_object, parameter_names, refuse_
 from resnet18.storage.loggers import default_logger
 from resnet18.storage.networks import refuse_foreign_weights, takes_num_classes
 
-# Once imported, a source or a callback is known by the name of its class alone; those that a fork adds, too.
+# An imported source or callback, also one that a fork adds, is known by its class name alone.
 for _module in (
     *pkgutil.iter_modules(data.__path__, "resnet18.data."),
     *pkgutil.iter_modules(callbacks.__path__, "resnet18.callbacks."),
@@ -47,30 +46,22 @@ TRAINER_DEFAULTS = {
 
 @rank_zero_only
 def say(text: str) -> None:
-    """A line for the user."""
+    """Prints a line for the user."""
     print(text, flush=True)
 
 
 @rank_zero_only
 def warn(text: str) -> None:
-    """The same where something is not as it might be."""
+    """Prints a warning for the user."""
     print(text, file=sys.stderr, flush=True)
 
 
 class Arguments(LightningCLI):
-    """A command's arguments, parsed; :class:`resnet18.cli.program.Program` makes and runs what they say.
+    """A command's parsed arguments; :class:`resnet18.cli.program.Program` runs them."""
 
-    Args:
-        command: One of :data:`resnet18.cli.COMMANDS`.
-        arguments: What follows it on the command line.
-
-    Raises:
-        UsageError: For what is wrong with them.
-        RunError: For what is wrong with the files they name.
-    """
-
-    def __init__(self, command: str, arguments: list[str]) -> None:
+    def __init__(self, command: str, arguments: list[str], announce: bool = True) -> None:
         self.command, self.arguments, self.inputs = command, arguments, Inputs(command, arguments)
+        self.announce = announce  # false where a program is made a second time, and has printed its notes
         self.config_paths = self.inputs.config_paths
         self.checkpoint_path, self.checkpoint = self.inputs.checkpoint_path, self.inputs.checkpoint
         super().__init__(
@@ -134,7 +125,7 @@ class Arguments(LightningCLI):
             refuse_foreign_weights(self.config.model.get("backbone"), source)
         except RunError as error:
             raise error if self.checkpoint_path else UsageError(str(error)) from None
-        # The same without the defaults, but for the one that a link takes.
+        # The same without defaults, except for the seed, which a link needs.
         self.given = parser.parse_args([f"--seed_everything={self.config.seed_everything}", *args], defaults=False)
         if self.inputs.stored is not None:
             self._compare(parser.parse_object(self.inputs.stored))
@@ -148,7 +139,7 @@ class Arguments(LightningCLI):
         parser.exit()
 
     def _compare(self, stored: Namespace) -> None:
-        """Refuses to change what the checkpoint decides, and tells of other changes."""
+        """Refuses changes to what the checkpoint decides, and prints the others."""
         before, now = ({shown(key): value for key, value in leaves(config)} for config in (stored, self.config))
         groups = ("seed_everything", "model.", "data.", "trainer.")
         changed = [
@@ -168,11 +159,9 @@ class Arguments(LightningCLI):
             say(f"given here, not as stored: {change}")
 
     def set_num_classes(self) -> None:
-        """Sees to it that a network learns the number of classes where jsonargparse's link does not reach it.
-
-        The link reaches classes. For a function, and for what hides behind ``**kwargs``, as most of torchvision's
-        parameters do, it is dropped in silence.
-        """
+        """Gives a network the number of classes where jsonargparse's link does not reach."""
+        # The link reaches classes. It is silently dropped for functions and for parameters behind **kwargs, such as
+        # most of torchvision's.
         assert isinstance(self.parser, Parser)
         backbone = self.config.model.get("backbone")
         made = import_object(backbone.class_path) if isinstance(backbone, Namespace) else None
@@ -197,18 +186,12 @@ class Arguments(LightningCLI):
             backbone.dict_kwargs = {**(backbone.get("dict_kwargs") or {}), "num_classes": num_classes}
 
     def usage_error(self, error: Exception, key: str) -> UsageError:
-        """What was raised where a value was used, with its key and the file that this is from.
-
-        Args:
-            error: What was raised.
-            key: What was being made or used.
-        """
+        """Adds its key and file to an error raised while ``key`` was being made or used."""
         assert isinstance(self.parser, Parser)
         key, name, text = fault(error, self.config, key, self.parser)
         text = text.removeprefix(f"{key}: ")
-        below = any(option.startswith(f"--{shown(key)}.") for option in self.arguments)
-        if name is None and below:
-            return UsageError(f"{shown(key)}: {text}")  # what is at fault may stand in a file or on the command line
+        if name is None and self.inputs.has_option_below(key):
+            return UsageError(f"{shown(key)}: {text}")  # the fault may be in a file or on the command line
         return self.inputs.located(KeyedError(f"{key}.{name}" if name else key, text))
 
 

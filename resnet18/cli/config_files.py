@@ -1,7 +1,7 @@
-"""Configuration files: read, and checked for what YAML and jsonargparse let pass or explain badly.
+"""Reads configuration files, and finds mistakes that YAML and jsonargparse let pass or explain badly.
 
-YAML's readers take the last of two equal keys in silence. jsonargparse knows a class by its ``class_path`` alone: where
-that is misspelt, or something stands beside it, the message tells of types and not of the key.
+YAML readers silently take the last of two equal keys. Where a ``class_path`` is misspelt or has other keys beside it,
+jsonargparse's message names types and not the key.
 """
 
 import re
@@ -20,8 +20,8 @@ KEYS = (
     *GROUPS,
 )
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
-DESCRIBED = ("num_classes", "mean", "std", "class_names", "input_size")  # what a model takes from its data
-LINKED = {  # what is given for these keys would be dropped in silence, for their values come from others
+DESCRIBED = ("num_classes", "mean", "std", "class_names", "input_size")  # the model's arguments that come from its data
+LINKED = {  # these keys take others' values; jsonargparse would silently drop what is given
     **{f"model.{name}": f"data.{name}" for name in DESCRIBED},
     "model.backbone.num_classes": "data.num_classes",
     "data.seed": "seed_everything",
@@ -29,11 +29,7 @@ LINKED = {  # what is given for these keys would be dropped in silence, for thei
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A configuration file's content.
-
-    Raises:
-        UsageError: Where the file is missing, is not YAML, is not a mapping or has a key twice; says which line.
-    """
+    """Reads a configuration file; refuses one that is no mapping or has a key twice, with the line."""
     try:
         text = path.read_text()
         _check_keys(yaml.compose(text, yaml.SafeLoader), "", ())
@@ -75,15 +71,7 @@ def _check_keys(node: yaml.Node | None, key: str, above: tuple[yaml.Node, ...]) 
 
 
 def check_file(content: dict[str, Any], where: str) -> None:
-    """Checks a file's groups, and that every class in it is described by the keys for that, and no other.
-
-    Args:
-        content: A file's.
-        where: The file, for the message.
-
-    Raises:
-        UsageError: With file and key.
-    """
+    """Checks a file's groups and the keys that describe its classes; ``where`` is its name for the message."""
     for name in content:
         if name not in KEYS:
             raise UsageError(f"{where}: {name}: there is no such key{_nested(str(name)) or hint(str(name), KEYS)}")
@@ -118,7 +106,7 @@ def _check_class(value: dict[Any, Any], where: str, key: str) -> None:
 
 
 def _nested(key: str) -> str:
-    """A dotted key as a file has it, as the end of a sentence."""
+    """A dotted key as YAML, as the end of a sentence."""
     group, *parts = key.split(".")
     if not parts or group not in GROUPS:
         return ""
@@ -126,7 +114,7 @@ def _nested(key: str) -> str:
 
 
 def _walk(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value of a configuration with its dotted key, mappings and lists included, the outer ones first."""
+    """Yields every value with its dotted key, mappings and lists before their contents."""
     if isinstance(config, Namespace):
         config = vars(config)
     if key:
@@ -140,15 +128,15 @@ def _walk(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def leaves(config: Any) -> Iterator[tuple[str, Any]]:
-    """The dotted keys of a configuration that hold values, and the values."""
+    """The dotted keys of a configuration with their values, without mappings and lists."""
     return ((key, value) for key, value in _walk(config) if value in ({}, []) or not isinstance(value, dict | list))
 
 
 def shown(key: str) -> str:
-    """A dotted key as one would type it."""
+    """A dotted key as typed on the command line."""
     return key.replace(".init_args", "")
 
 
 def without_numbers(key: str) -> str:
-    """A dotted key without the places in lists, of which the parser's messages say nothing."""
+    """A dotted key without list indices, which the parser's messages leave out."""
     return re.sub(r"\[\d+\]", "", key)

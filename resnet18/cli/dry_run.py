@@ -1,4 +1,4 @@
-"""What shows before a run has a directory: values that mean nothing, a network or a schedule that does not fit."""
+"""Checks before a run has a directory: meaningless values, a network or a schedule that does not fit."""
 
 import copy
 import math
@@ -18,12 +18,12 @@ from resnet18.cli.monitors import direction
 from resnet18.errors import UsageError
 from resnet18.optimization import schedule_settings
 
-# What the Trainer takes without looking, to divide by zero or do nothing later.
+# The Trainer accepts less without a check, and later divides by zero or does nothing.
 LEAST = {"accumulate_grad_batches": 1, "check_val_every_n_epoch": 1, "gradient_clip_val": 0, "log_every_n_steps": 0}
 
 
 def refused_values(config: Namespace) -> Iterator[tuple[str, str]]:
-    """The dotted keys of a parsed configuration whose values are refused, each with what was expected."""
+    """Yields the dotted keys with refused values, each with what was expected."""
     for key, value in leaves(config):
         if isinstance(value, float) and (
             math.isnan(value) or (key.startswith("model.optimizer.") and math.isinf(value))
@@ -41,16 +41,7 @@ def refused_values(config: Namespace) -> Iterator[tuple[str, str]]:
 
 
 def check_forward(model: Classifier, input_size: tuple[int, int, int], device: torch.device) -> None:
-    """Runs a copy of the model, in evaluation mode, on one black image.
-
-    Args:
-        model: On the CPU, and left as it is.
-        input_size: Channels, height and width.
-        device: What will be trained on.
-
-    Raises:
-        UsageError: Where the network does not take such images, or gives other than a logit for each class.
-    """
+    """Runs a copy of the model on one black image of C×H×W on ``device``; refuses anything but a logit per class."""
     size = "×".join(map(str, input_size))
     misfit = f"model.backbone: {type(model.backbone).__name__} does not fit images of {size}"
     model = copy.deepcopy(model).to(device).eval()
@@ -65,17 +56,7 @@ def check_forward(model: Classifier, input_size: tuple[int, int, int], device: t
 
 
 def check_schedule(model: Classifier, total_steps: float = 1) -> None:
-    """Makes the optimizer and the schedule, and lets the schedule step once; the model is left as it is.
-
-    Args:
-        model: Whose they are.
-        total_steps: How many steps the run will have; infinite for one without an end.
-
-    Raises:
-        UsageError: For a schedule that does not fit a run of this length.
-        ValueError, TypeError, RuntimeError, ZeroDivisionError: For a value out of range, as torch tells of it.
-        KeyedError: For a learning rate below zero or not finite, and for a ``ReduceLROnPlateau`` in the wrong mode.
-    """
+    """Lets the schedule of a run of ``total_steps`` (infinite without an end) step once; torch's errors pass."""
     optimizer = model.make_optimizer()
     schedule = model.make_schedule(optimizer, total_steps)
     if schedule is not None:
@@ -83,7 +64,7 @@ def check_schedule(model: Classifier, total_steps: float = 1) -> None:
         if isinstance(schedule, ReduceLROnPlateau) and settings["monitor"] in model.metric_modes:
             direction("model.schedule.init_args", settings["monitor"], schedule.mode, model.metric_modes)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the optimizer has not stepped
+            warnings.simplefilter("ignore")  # about an optimizer that has not stepped
             schedule.step(1.0) if isinstance(schedule, ReduceLROnPlateau) else schedule.step()
     for group in optimizer.param_groups:
         if not 0 <= (rate := float(group.get("lr", 0.0))) < math.inf:
@@ -91,15 +72,7 @@ def check_schedule(model: Classifier, total_steps: float = 1) -> None:
 
 
 def check_scoring(model: Classifier, targets: Tensor) -> None:
-    """Computes the loss and every metric once, of logits that are 0 and a few of the data's own targets.
-
-    Args:
-        model: On the CPU, and left as it is.
-        targets: As the data source gives them, for at least one image.
-
-    Raises:
-        KeyedError: Where one fails, or gives something else than one number.
-    """
+    """Computes copies of the loss and every metric once, on zero logits and a few of the data's targets."""
     logits = torch.zeros(len(targets), model.num_classes)
     shapes = f"logits of {_shape(logits)} and targets of {_shape(targets)}, {targets.dtype}".replace("torch.", "")
     scored = {"loss": model.loss} | {f"metrics.{name}": one for name, one in model.val_scores.items(keep_base=True)}
@@ -107,7 +80,7 @@ def check_scoring(model: Classifier, targets: Tensor) -> None:
         name, module = type(module).__name__, copy.deepcopy(module)
         try:
             with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of classes that a few images lack
+                warnings.simplefilter("ignore")  # about classes missing among a few images
                 value = module(logits, targets)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             raise KeyedError(f"model.{key}", f"{name} fails for {shapes}: {shorten(str(error), 240)}") from error

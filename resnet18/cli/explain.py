@@ -1,7 +1,6 @@
-"""What an error message of jsonargparse says: the key at fault, what was expected, and the nearest right name.
+"""Shortens jsonargparse's errors to the key at fault, what was expected, and the nearest right name.
 
-The messages hold all of this but the last, between dumps of types and values. jsonargparse has no errors with fields,
-so their words are searched for.
+They hold this between dumps of types and values. jsonargparse has no errors with fields, so the text is searched.
 """
 
 import importlib
@@ -10,17 +9,26 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from resnet18.cli.config_files import CLASS_KEYS, shown
+from jsonargparse import Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import Strategy, StrategyRegistry
+
+from resnet18.cli.config_files import CLASS_KEYS, shown, without_numbers
+from resnet18.engine.checkpointing import BestCheckpoint, LastCheckpoint
 from resnet18.errors import UsageError, classes_below, hint
-from resnet18.storage.class_paths import KINDS, KINDS_IN_WORDS, import_object, parameter_names
+from resnet18.storage.class_paths import KINDS, KINDS_IN_WORDS, callables, import_object, parameter_names
 from resnet18.storage.networks import takes_num_classes
 
-WIDTH = 240  # of a line of someone else's message
+if TYPE_CHECKING:
+    from resnet18.cli.parser import Parser
+
+WIDTH = 240  # characters a line
 
 
 class KeyedError(UsageError):
-    """A usage error and the dotted key it is about, if that is known."""
+    """A usage error and its dotted key, empty if unknown."""
 
     def __init__(self, key: str, text: str) -> None:
         super().__init__(f"{shown(key)}: {text}" if key else text)
@@ -28,7 +36,7 @@ class KeyedError(UsageError):
 
 
 class MissingError(KeyedError):
-    """Required keys that nothing gives; ``key`` is the class that they belong to, if it is one's."""
+    """Required keys that are missing; ``key`` is that of the class they belong to, empty at the top."""
 
     def __init__(self, key: str, names: list[str]) -> None:
         super().__init__("", f"{', '.join(shown(f'{key}.{name}'.lstrip('.')) for name in names)} must be given")
@@ -36,15 +44,13 @@ class MissingError(KeyedError):
 
 
 def explain(message: str, options: Iterable[str], key: str = "") -> KeyedError:
-    """What an error message of jsonargparse says, in a line or two.
+    """Shortens an error message of jsonargparse to a line or two.
 
-    Args:
-        message: The message.
-        options: The parser's own keys; those of a class in the configuration are found from its class path.
-        key: What it is about, where the message does not say.
+    ``options`` are the parser's own keys; ``key`` is the key at fault, where the message does not name it.
     """
     message = message.replace("\x1b[0m", "")
-    key = key or ".".join(re.findall(r'Parser key "([^"]+)"', message))
+    # Each type of a Union repeats the keys below it.
+    key = key or ".".join(dict.fromkeys(re.findall(r'Parser key "([^"]+)"', message)))
 
     def found(pattern: str) -> list[str]:
         match = re.search(pattern, message, re.MULTILINE)
@@ -89,7 +95,7 @@ def _unknown_argument(key: str, name: str, class_path: list[str]) -> KeyedError:
     if not class_path:
         return KeyedError(f"{key}.{name}".lstrip("."), "there is no such key")
     made = import_object(class_path[0])
-    if made in KINDS and not hint(name, CLASS_KEYS):  # what is taken to be meant where no class is named
+    if made in KINDS and not hint(name, CLASS_KEYS):  # jsonargparse takes the base class where none is named
         return MissingError(key, ["class_path"])
     near = hint(name, (*parameter_names(made), *CLASS_KEYS))
     if not near and takes_num_classes(made) == "in kwargs":
@@ -98,7 +104,7 @@ def _unknown_argument(key: str, name: str, class_path: list[str]) -> KeyedError:
 
 
 def _import_error(found: Callable[[str], list[str]]) -> str:
-    """What is wrong with a class path; nothing where that is not at fault."""
+    """Describes a class path that can't be imported, empty for other errors."""
     if names := found(r"Importing '([\w.]+)' is not allowed"):
         return f"{names[0]} is not {KINDS_IN_WORDS}"
     if names := found(r"module '([\w.]+)' has no attribute '(\w+)'"):
@@ -129,7 +135,7 @@ def _import_error(found: Callable[[str], list[str]]) -> str:
 
 
 IN_WORDS = {"NoneType": "null", "int": "a whole number", "float": "a number", "bool": "true or false"}
-RANGES = {  # of pydantic's, for what is Annotated with a Field
+RANGES = {  # pydantic's words for the limits of a Field
     "greater than or equal to": "at least",
     "greater than": "above",
     "less than or equal to": "at most",
@@ -138,7 +144,7 @@ RANGES = {  # of pydantic's, for what is Annotated with a Field
 
 
 def _value_error(message: str) -> str:
-    """What was expected instead of a value; nothing where the message does not say."""
+    """Says what was expected instead of a value, empty where the message does not."""
     value = _given_value(message)
     if value is None:
         return ""
@@ -165,7 +171,7 @@ def _given_value(message: str) -> str | None:
 
 
 def _option_for(word: str) -> str:
-    """What a word that stands alone on the command line is likely to be, as the end of a sentence."""
+    """Suggests an option for a bare word on the command line, as the end of a sentence."""
     if word.endswith((".yaml", ".yml")):
         return f"; a configuration is given by --config {shlex.quote(word)}"
     if word.endswith(".ckpt") or (Path(word) / "config.yaml").is_file():
@@ -174,7 +180,7 @@ def _option_for(word: str) -> str:
 
 
 def innermost(message: str) -> str:
-    """What a message of many lines says, in three at the most."""
+    """Keeps at most three informative lines of a message."""
     if missing := re.findall(r"Requirement '([^']+)' not met", message):  # any of several
         return f"it needs {missing[-1]}, which is not installed: pip install '{missing[-1]}'"
     lines = [" ".join(line.split()).removeprefix("- ") for line in message.splitlines() if line.strip()]
@@ -188,9 +194,40 @@ def innermost(message: str) -> str:
 
 
 def _cut(line: str) -> str:
-    """A line of no more than :data:`WIDTH` characters: whole sentences, or else whole words."""
+    """Shortens a line to WIDTH characters, at the end of a sentence or of a word."""
     if len(line) <= WIDTH:
         return line
     if sentences := re.match(rf".{{80,{WIDTH}}}[.!?](?= )", line):
         return sentences[0]
     return f"{line[:WIDTH].rpartition(' ')[0]} …"
+
+
+def fault(error: Exception, config: Namespace, key: str, parser: "Parser") -> tuple[str, str | None, str]:
+    """Finds the key of the class that refused a value, the argument if that is certain, and the text.
+
+    ``key`` is what was being made or used, ``config`` the parsed configuration.
+    """
+    groups = {"model": parser.model_class, "trainer": Trainer, "best": BestCheckpoint, "last": LastCheckpoint}
+    made = groups.get(key) or import_object(str(config.get(f"{key}.class_path")))
+    given = config.get(f"{key}.init_args") or config.get(key) or {}
+    if parser.raised and str(parser.raised[0]) in str(error):  # jsonargparse wraps it
+        error, made, given = parser.raised
+        keys = [name for name, kind in groups.items() if kind is made]
+        keys += [name.removesuffix(".class_path") for name, kind in callables(config) if kind is made]
+        if len({without_numbers(name) for name in keys}) == 1:
+            key = keys[0] if len(keys) == 1 else without_numbers(keys[0])  # any of a list may be at fault
+    text = innermost(str(error))
+    if text.startswith("backbone_lr_scale "):  # an argument of the model, refused by its optimizer and schedule
+        return "model", "backbone_lr_scale", text
+    if "invalid strategy name" in text:
+        names = [*StrategyRegistry.available_strategies(), *classes_below(Strategy)]
+        return key, "strategy", f"there is no strategy {given['strategy']}{hint(given['strategy'], names)}"
+    names = parameter_names(made) if made else []
+    if isinstance(error, ZeroDivisionError):
+        zeros = [name for name in names if given.get(name) == 0 and given.get(name) is not False]
+        return key, zeros[0] if len(zeros) == 1 else None, f"must not be 0: {text}"
+    words = re.findall(r"\w+", text.replace("Invalid learning rate", "lr").removeprefix("Invalid "))  # torch's
+    if made is Trainer:  # Lightning's messages name an option somewhere, or its value
+        meant = {given[name]: name for name in names if isinstance(given.get(name), str)}
+        return key, next((meant.get(word, word) for word in words if word in (*names, *meant)), None), text
+    return key, words[0] if words and words[0] in names else None, text

@@ -1,4 +1,4 @@
-"""``lightning fit``: what is looked at before a run has a directory, and the run."""
+"""``lightning fit``: the checks before a run has a directory, and the run."""
 
 import shlex
 from typing import TYPE_CHECKING
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def fit(program: "Program") -> None:
-    """Trains, into a directory of its own or on in that of the run that is resumed."""
+    """Trains into a new directory, or into that of the resumed run."""
     model, trainer = program.model, program.trainer
     model.run_config = program.record
     if program.checkpoint_path is not None:
@@ -50,7 +50,7 @@ def fit(program: "Program") -> None:
 
 
 def check(program: "Program") -> None:
-    """Before anything is written: what is wrong with the data, or does not go together, shows here."""
+    """Refuses what is wrong or does not go together before anything is written."""
     trainer, data = program.trainer, program.datamodule
     data.prepare_data()
     try:
@@ -71,7 +71,7 @@ def check(program: "Program") -> None:
 
 
 def find_rate(program: "Program") -> list[str]:
-    """The option that gives the learning rate which a LearningRateFinder finds; the program is spent then."""
+    """Runs a LearningRateFinder; returns the option with its rate. The program can't be used afterwards."""
     if program.command != "fit" or program.finder is None or is_dry_run(program.trainer):
         return []
     model, data = program.model, program.datamodule

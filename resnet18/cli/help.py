@@ -1,6 +1,6 @@
-"""What ``lightning COMMAND --help`` prints: the options that are reached for, and with ``--help all`` every one.
+"""``lightning COMMAND --help``: the common options, or with ``--help all`` every one.
 
-Names, types, defaults and texts are those of the parser, which has them from signatures and docstrings.
+Names, types, defaults and texts come from signatures and docstrings, through the parser.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from resnet18.errors import classes_below
 SCORES = ("validate", "test", "predict")
 GROUPS = ("options", "best", "last", "model", "data", "trainer")
 MACHINE = ("accelerator", "devices", "strategy", "precision")
-TRAINER = {  # Lightning's options that a command makes use of, of those that are reached for
+TRAINER = {  # the common options of Lightning's Trainer that each command uses
     "fit": (
         *("max_epochs", "max_steps", *MACHINE, "accumulate_grad_batches", "gradient_clip_val", "callbacks", "logger"),
         *("limit_train_batches", "limit_val_batches", "check_val_every_n_epoch", "log_every_n_steps", "fast_dev_run"),
@@ -34,12 +34,13 @@ TRAINER = {  # Lightning's options that a command makes use of, of those that ar
     "test": (*MACHINE, "limit_test_batches"),
     "predict": (*MACHINE, "limit_predict_batches"),
 }
-EVALUATED = ("root", "eval_batch_size", "num_workers", "cache_dir", "resident_limit_gb", "broken")  # of a source's
-WORDS = {  # for values that have no default, beside their types
+# A source's options for evaluation
+EVALUATED = ("root", "eval_batch_size", "num_workers", "cache_dir", "resident_limit_gb", "broken")
+WORDS = {  # placeholders for values without a default
     **{"ckpt_path": "RUN", "init_from": "WEIGHTS", "experiment": "NAME", "run_dir": "DIR", "images": "PATH"},
     **{"data": "CLASS", "trainer.precision": "KIND", "print_config": ""},
 }
-TEXTS = {  # in place of Lightning's and jsonargparse's
+TEXTS = {  # replace Lightning's and jsonargparse's
     "config": "A YAML file; of several the later go on top.",
     "print_config": "Print what would be run, and exit.",
     "seed_everything": "Seed of weights, order and augmentation.",
@@ -54,7 +55,7 @@ TEXTS = {  # in place of Lightning's and jsonargparse's
 def help_page(
     command: str, parser: ArgumentParser, configs: Sequence[dict[str, Any]], source: str | None, every: bool
 ) -> str:
-    """The options that are reached for, or every one; ``configs`` are contents of files, the later ones first."""
+    """Formats the common options, or every one; ``configs`` are contents of files, the later ones first."""
     given = (item for config in reversed(configs) for item in dict_to_namespace(config).items())
     values = {shown(key).removesuffix(".class_path"): value for key, value in given if value is not None}
     kind = _source(str(source or values.get("data")))
@@ -72,7 +73,7 @@ def help_page(
     for action in [*parser._actions, *(action for action in of_source._actions if action.dest != "data")]:
         option, key = action.option_strings[-1].rstrip("+"), action.dest
         hidden = action.help == argparse.SUPPRESS or key.endswith("help") or key in LINKED
-        if hidden or not option.startswith("--") or not (every or _is_reached_for(key, command)):
+        if hidden or not option.startswith("--") or not (every or _is_common(key, command)):
             continue
         hint, text = getattr(action, "_typehint", None), _text(action)
         kinds = _kinds(hint)
@@ -85,19 +86,20 @@ def help_page(
         group = groups.get(key.partition(".")[0], groups["options"])
         group.add_argument(option, metavar=value, help=text.replace("%", "%%"))
     more = page.add_argument_group("more")
-    more.add_argument("--help", metavar="all", help="Every option, each with all that is said of it.")
-    more.add_argument("--KEY.help", metavar="CLASS", help="The options of a class, as of a model.optimizer.")
+    more.add_argument("--help", metavar="all", help="Every option, with its full description.")
+    more.add_argument("--KEY.help", metavar="CLASS", help="The options of a class, for example of model.optimizer.")
     return page.format_help()
 
 
 def plain(text: str) -> str:
-    """A text without Sphinx's markup, and without jsonargparse's lists of all classes that have been imported."""
+    """Strips Sphinx's markup, pydantic's limits and jsonargparse's lists of imported classes."""
     text = re.sub(r",\s+known\s+subclasses:[^)]*", "", text)
+    text = re.sub(r"Annotated\[(\w+),\s+FieldInfo\((?:[^()]|\([^()]*\))*\)\]", r"\1", text)
     text = re.sub(r":\w+:`~?([^`<]+?)(?:\s*<[^>]*>)?`", lambda found: found[1].rpartition(".")[2], text)
     return re.sub(r"\.\. \w+:: ?", "", text).replace("`", "")
 
 
-def _is_reached_for(key: str, command: str) -> bool:
+def _is_common(key: str, command: str) -> bool:
     group, _, name = key.partition(".")
     if group == "data":
         return command not in SCORES or name in ("", *EVALUATED)
@@ -107,7 +109,7 @@ def _is_reached_for(key: str, command: str) -> bool:
 
 
 def _source(name: str) -> type:
-    """The source of images of this name or import path; the class that they all extend where there is none."""
+    """Finds an image source by name or import path; the base class if there is none."""
     module, _, last = name.rpartition(".")
     with suppress(ImportError):
         importlib.import_module(module or "resnet18")
@@ -115,7 +117,7 @@ def _source(name: str) -> type:
 
 
 def _value(value: Any) -> str:
-    """A value as one would type it; nothing where there is none."""
+    """A value as typed on the command line, empty for none."""
     if value in (None, argparse.SUPPRESS):
         return ""
     if isinstance(value, list | tuple):
@@ -127,7 +129,7 @@ def _value(value: Any) -> str:
 
 
 def _kinds(hint: Any) -> list[str]:
-    """What a value of this type may be: the names of types, the words of a Literal."""
+    """Names the types or the literals that a type hint allows."""
     parts = get_args(hint)
     if get_origin(hint) is Literal:
         return [str(word) for word in parts]

@@ -1,4 +1,4 @@
-"""``--trainer.callbacks LearningRateFinder``: a range test before the run, which then starts as if given the rate.
+"""``--trainer.callbacks LearningRateFinder``: a range test before the run, which then starts with the rate found.
 
 After Smith (https://arxiv.org/abs/1506.01186). Lightning's callback searches inside the run and sets an attribute of
 the module, so ``config.yaml`` would not say what trained.
@@ -21,7 +21,7 @@ from resnet18.errors import RunError, UsageError
 from resnet18.storage.class_paths import import_object
 
 NAME = LearningRateFinder.__name__
-_TRIAL = {  # as many steps as the finder says, whatever the run's length; nothing is logged, saved or validated
+_TRIAL = {  # the finder sets the number of steps; nothing is logged, saved or validated
     **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar"), False),
     **dict.fromkeys(("max_time", "min_epochs", "min_steps", "profiler", "val_check_interval"), None),
     **{"max_epochs": -1, "max_steps": -1, "limit_val_batches": 0},
@@ -29,7 +29,7 @@ _TRIAL = {  # as many steps as the finder says, whatever the run's length; nothi
 
 
 def take_finder(trainer: Namespace) -> dict[str, Any] | None:
-    """Takes the finder out of a Trainer's configuration; returns its arguments, None where there is none."""
+    """Removes the finder from a Trainer's configuration; returns its arguments, None without one."""
     callbacks = as_list(trainer.get("callbacks"))
     for callback in callbacks:
         if isinstance(callback, Namespace) and import_object(callback.class_path) is LearningRateFinder:
@@ -39,7 +39,7 @@ def take_finder(trainer: Namespace) -> dict[str, Any] | None:
 
 
 def check_search(model: Classifier, world_size: int, resumes: bool) -> None:
-    """Refuses a search whose rate could not be that of the run, with what to do instead."""
+    """Refuses a search whose rate the run could not use, with what to do instead."""
     optimizer = model.make_optimizer()
     rates = {group["lr"] for group in optimizer.param_groups}
     model.make_schedule(optimizer, 1000)
@@ -61,12 +61,12 @@ def find_rate(
     data: ImageDataModule,
     finder: dict[str, Any],
 ) -> float:
-    """The learning rate at which the loss falls fastest, to three digits; the model is spent afterwards."""
+    """The learning rate at which the loss falls fastest, to three digits; the model can't be used afterwards."""
     callbacks = [one for one in as_list(settings["callbacks"]) if not type(one).__module__.startswith("lightning.")]
-    model.schedule = None  # the search has one of its own
+    model.schedule = None  # the search sets the rates
     options = {name: value for name, value in finder.items() if name not in ("update_attr", "attr_name")}
     steps = options.pop("num_training_steps")
-    with tempfile.TemporaryDirectory() as folder:  # for the weights to start from, which it saves
+    with tempfile.TemporaryDirectory() as folder:  # for the initial weights, which Lightning saves
         trainer = make_trainer(**{**settings, **_TRIAL, "callbacks": callbacks, "default_root_dir": folder})
         found = Tuner(trainer).lr_find(model, datamodule=data, update_attr=False, num_training=steps, **options)
     assert found is not None

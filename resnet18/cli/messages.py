@@ -1,4 +1,4 @@
-"""What a command says of a run: when it starts, when it ends, and when there is nothing left to do."""
+"""Messages about a run: when it starts, when it ends, and when it is finished already."""
 
 import math
 import re
@@ -22,7 +22,7 @@ from resnet18.storage.records import LATEST, read_metrics
 
 
 def opening(directory: Path, model: Classifier, data: ImageDataModule, trainer: Trainer, reason: str) -> str:
-    """Where the run is, what is trained on what, how the images are fed, and the reason for its precision."""
+    """Describes a run: its directory, network, data, feed and precision."""
     count = sum(parameter.numel() for parameter in model.backbone.parameters())
     assert data.train is not None
     assert data.val is not None
@@ -45,7 +45,7 @@ def closing(directory: Path, monitor: str, mode: str, trainer: Trainer, can_test
     can_test &= any((directory / FOLDER / name).is_file() for name in (BEST, LAST))
     if rows:
         choose = max if mode == "max" else min
-        best = choose(reversed(rows), key=lambda row: row[monitor])  # of equal ones the last, which is the one kept
+        best = choose(reversed(rows), key=lambda row: row[monitor])  # of equal ones the last, which is kept
         epochs = f"in epoch {best['epoch'] + 1:.0f} of {trainer.current_epoch}"
         lines.append(f"best    {monitor} {written(monitor, best[monitor])}, {epochs}")
     elif can_test:
@@ -59,7 +59,7 @@ def closing(directory: Path, monitor: str, mode: str, trainer: Trainer, can_test
 
 
 def _early_end(trainer: Trainer) -> list[str]:
-    """What ended a run before its last epoch's end, and how far it came; nothing for a run that came to its end."""
+    """Says what ended a run early, and when; empty for a whole run."""
     epochs, planned, whole = trainer.current_epoch, trainer.max_epochs or -1, at_last_batch(trainer)
     cut_by_steps = planned > 0 and 0 < trainer.max_steps <= trainer.global_step
     if not (trainer.should_stop or cut_by_steps) or (whole and epochs >= planned > 0):
@@ -83,12 +83,12 @@ def _stopped_by(trainer: Trainer) -> str:
 
 
 def scores(metrics: Mapping[str, float]) -> str:
-    """Losses and shares, in a line."""
+    """Formats metrics in a line."""
     return "  ".join(f"{name} {written(name, value)}" for name, value in metrics.items())
 
 
 def finished(checkpoint: dict[str, Any], trainer: Trainer, run: str) -> str | None:
-    """Why the run of this last checkpoint has nothing left to train, and how to train on; None if it has."""
+    """Says why a run has nothing left to train and how to train longer; None for an unfinished run."""
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     limits = (("epoch", epochs, trainer.max_epochs), ("step", checkpoint["global_step"], trainer.max_steps))
     for noun, done, limit in limits:
@@ -108,7 +108,7 @@ def finished(checkpoint: dict[str, Any], trainer: Trainer, run: str) -> str | No
 
 
 def out_of_memory(error: RuntimeError) -> str | None:
-    """What to do where the memory of the GPU, or of the CPU, was not enough; None for another error."""
+    """Advice for a GPU or CPU out of memory; None for another error."""
     # CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.20 GiB is free.
     # […] DefaultCPUAllocator: can't allocate memory: you tried to allocate 2147483648 bytes. Error code 12 (…)
     text = str(error).partition("\n")[0].rpartition("DefaultCPUAllocator: ")[2]

@@ -1,4 +1,4 @@
-"""Whatever watches a metric takes the metric's own direction: the best epoch, EarlyStopping, ReduceLROnPlateau, …"""
+"""What watches a metric follows the metric's direction: the best epoch, EarlyStopping, ReduceLROnPlateau, …"""
 
 from collections.abc import Mapping
 from typing import Any, get_args
@@ -18,22 +18,14 @@ MORE = {"max": "more", "min": "less"}
 def follow_metrics(
     config: Namespace, given: Namespace, record: dict[str, Any], made: Namespace, model: Classifier
 ) -> None:
-    """Fills in every ``mode`` that was left out.
+    """Fills in missing modes in ``config`` and ``record``, and remakes callbacks with a wrong default.
 
-    Args:
-        config: As parsed.
-        given: The same without the defaults, which shows what was left out.
-        record: What the run keeps of the configuration; the modes are filled in here too.
-        made: The Trainer's arguments. A callback that by default watches the wrong way is made anew.
-        model: Whose metrics are watched.
-
-    Raises:
-        KeyedError: For a metric that will not be there, which Lightning would find out after the first epoch; for a
-            mode that contradicts the metric, and for one that has to be given.
+    ``given`` is ``config`` without its defaults, ``made`` holds the Trainer's arguments. Refuses unknown metrics, which
+    Lightning would notice after the first epoch.
     """
     modes = model.metric_modes
     made.callbacks = callbacks = as_list(made.callbacks)
-    # What a class of the user's own logs is not known before it does.
+    # What a user's class logs is not known beforehand.
     own = any(type(one).__module__.partition(".")[0] not in ("lightning", "resnet18") for one in (model, *callbacks))
     best = config.best
     best.mode = record["best"]["mode"] = direction("best", best.monitor, best.mode, modes, own)
@@ -43,9 +35,9 @@ def follow_metrics(
         if monitor is None:
             continue
         key, wanted = f"trainer.callbacks[{number}].init_args", now
-        if "mode" in settings.get("init_args", {}):  # else the class has decided
+        if "mode" in settings.get("init_args", {}):  # otherwise the class decides
             wanted = asked.get("init_args", {}).get("mode")
-        if now not in get_args(Mode):  # it has no direction, or means something else by the word
+        if now not in get_args(Mode):  # no direction, or another meaning of the word
             wanted = now = modes.get(monitor) or "max"
         mode = direction(key, monitor, wanted, modes, own)
         if mode != now:
@@ -56,15 +48,7 @@ def follow_metrics(
 
 
 def direction(key: str, monitor: str, given: Any, modes: Mapping[str, Mode | None], more: bool = False) -> Mode:
-    """Which way to watch a metric: its own way, or where that is not known the one that was given.
-
-    Args:
-        key: Of what watches.
-        monitor: The metric.
-        given: The mode that was asked for, if any.
-        modes: The metrics that are known, each with its own way.
-        more: Whether others may be logged too.
-    """
+    """The metric's own direction, or the given one if that is unknown; ``more`` allows metrics not in ``modes``."""
     if monitor not in modes and (not more or monitor.startswith("test/")):
         raise KeyedError(f"{key}.monitor", f"must be one of {', '.join(modes)}, not {monitor}{hint(monitor, modes)}")
     own = modes.get(monitor)

@@ -7,10 +7,10 @@ import warnings
 
 NOTICES = re.compile(
     "💡"  # advertisements for litlogger and litmodels, without a switch in 2.6.6
-    "|[GTH]PU available|Using (bfloat16|16bit)|Seed set to|Initializing distributed|----"  # what the first lines say
+    "|[GTH]PU available|Using (bfloat16|16bit)|Seed set to|Initializing distributed|----"  # printed at the start
     "|You are using a CUDA device"  # in float32; cuDNN's convolutions are in TF32 anyway
     "|Loading `train_dataloader`|Restoring states|Restored all states|Loaded model weights"
-    "|`Trainer.fit` stopped|Time limit reached|Detected KeyboardInterrupt|.rank:"  # what the last lines say
+    "|`Trainer.fit` stopped|Time limit reached|Detected KeyboardInterrupt|.rank:"  # printed at the end
 )
 WARNINGS = (
     "Detected call of `lr_scheduler.step",  # in 16-mixed the scaler skips the first steps, until it has its scale
@@ -18,7 +18,7 @@ WARNINGS = (
     "The number of training batches",  # an epoch is logged however short
     "Checkpoint directory .* exists and is not empty",  # on resuming
     "You're resuming from a checkpoint that ended before the epoch ended",  # the loaders need no state of their own
-    r"\s*Unable to serialize instance",  # the name of a function, see program.py
+    r"\s*Unable to serialize instance",  # a function's name, see program.py
 )
 
 
@@ -27,7 +27,7 @@ def _is_wanted(record: logging.LogRecord) -> bool:
 
 
 def filter_notices() -> None:
-    """Filters the process's logging and warnings; meant to be called before Lightning is imported."""
+    """Filters the process's logging and warnings; call it before importing Lightning."""
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")  # Lightning 2.6 calls what version 5 will drop
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_wanted)
     for name in ("rank_zero", "seed", "distributed"):

@@ -1,4 +1,4 @@
-"""The command line's parser: no abbreviations, errors of a few lines, and null only where it means something."""
+"""The command line's parser: no abbreviations, short errors, and null only where it is a valid value."""
 
 import argparse
 from collections.abc import Callable
@@ -17,16 +17,16 @@ class Parser(LightningArgumentParser):
     """Raises :class:`KeyedError` where argparse would print its usage and exit."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault("allow_abbrev", False)  # or `--trainer.max_epoch 3` is taken, in silence, for max_epochs
+        kwargs.setdefault("allow_abbrev", False)  # else `--trainer.max_epoch 3` silently means max_epochs
         super().__init__(*args, **kwargs)
         self.model_class: type = Classifier
         self.dropped_links: set[str] = set()  # targets of what Lightning would note as a hyper-parameter
-        self.raised: tuple[Exception, type, dict[str, Any]] | None = None  # by a class that was made, from what
+        self.raised: tuple[Exception, type, dict[str, Any]] | None = None  # with the class and its arguments
 
     def add_instantiator(
         self, instantiator: Callable[..., Any], class_type: type, subclasses: bool = True, prepend: bool = False
     ) -> None:
-        """As jsonargparse's; and notes which class raised, also where it is made later, as optimizers are."""
+        """Also notes which class raised, even when made later, as optimizers are."""
 
         def noted(kind: type, *args: Any, applied_instantiation_links: dict[str, Any], **given: Any) -> Any:
             links = {key: one for key, one in applied_instantiation_links.items() if key not in self.dropped_links}
@@ -44,7 +44,7 @@ class Parser(LightningArgumentParser):
         return super().add_function_arguments(*args, **kwargs)
 
     def dump(self, *args: Any, **kwargs: Any) -> str:
-        """As jsonargparse's; and names the model's class, unless it is :class:`Classifier`."""
+        """Also names the model's class, unless it is Classifier."""
         text = super().dump(*args, **kwargs)
         if self.model_class is Classifier:
             return text
@@ -64,19 +64,15 @@ class Parser(LightningArgumentParser):
 
 
 def make(kind: type, *args: Any, applied_instantiation_links: dict[str, Any], **given: Any) -> Any:
-    """An instantiator that does no more than that."""
+    """A plain instantiator."""
     return kind(*args, **given)
 
 
 def refuse_nulls(parser: LightningArgumentParser, config: Namespace) -> None:
-    """Checks that null stands only where it is one of the values that are taken; jsonargparse takes it anywhere.
-
-    Raises:
-        KeyedError: For the first one that is not.
-    """
+    """Refuses null where it is no valid value; jsonargparse accepts it anywhere."""
     config = config.clone()
-    config.pop("model.backbone.init_args.num_classes", None)  # linked: to come
-    set_parsing_settings(unset_sentinel=True)  # null is now a value like others
+    config.pop("model.backbone.init_args.num_classes", None)  # linked, so not yet known
+    set_parsing_settings(unset_sentinel=True)  # null is now checked like any value
     try:
         parser.validate(config, skip_required=True)
     except TypeError as error:

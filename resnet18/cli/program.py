@@ -1,7 +1,6 @@
-"""The program behind ``lightning fit``, ``validate``, ``test`` and ``predict``.
+"""The program behind ``lightning fit``, ``validate``, ``test`` and ``predict``: Lightning's CLI, extended.
 
-A LightningCLI with one directory a run, configurations that come back from checkpoints, and errors in a few lines.
-:mod:`resnet18.__main__` is what the scripts call; it answers ``--help`` without importing any of this.
+Each run has one directory, checkpoints bring their configurations, and errors take a few lines.
 """
 
 from pathlib import Path
@@ -25,7 +24,7 @@ from resnet18.cli.lr_finder import take_finder
 from resnet18.cli.messages import scores
 from resnet18.cli.monitors import follow_metrics
 from resnet18.cli.parser import make
-from resnet18.cli.run_files import add_writers, name_loggers, place_run
+from resnet18.cli.run_place import add_writers, name_loggers, place_run
 from resnet18.cli.trainer_parts import as_list, check_flags, clip_fused
 from resnet18.engine.overhead import profiler_into, report_of
 from resnet18.engine.precision import choose_precision, emulation_warning, plugin_decides
@@ -41,19 +40,19 @@ STORED = ("experiment", "seed_everything", "model", "data", "trainer", "best", "
 
 
 class Program(Arguments):
-    """One command, parsed and made, and ready to :meth:`start`. Its arguments are those of :class:`Arguments`."""
+    """One command, with its objects made, ready to :meth:`start`."""
 
-    directory: Path | None = None  # that a run writes into
-    resumes = False  # the run that this directory holds
+    directory: Path | None = None  # where a run writes
+    resumes = False  # whether the directory's own run is resumed
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Program":
-        return self  # a module's optimizer and schedule reach it: copies of the module share what it was made by
+        return self  # a module's optimizer and schedule reach it: copies of the module share it
 
     def before_instantiate_classes(self) -> None:
         self._choose_precision()
         self.finder, _ = take_finder(self.config.trainer), take_finder(self.given.get("trainer", Namespace()))
         dumped = self.parser.dump(self.config, skip_link_targets=True, skip_unset=False)
-        # What jsonargparse writes before a name that might be a function's: ModelPruning's pruning_fn.
+        # jsonargparse writes this before a name that may be a function's: ModelPruning's pruning_fn.
         config = yaml.safe_load(dumped.replace("Unable to serialize instance ", ""))
         self.set_num_classes()
         self.parser.add_instantiator(make, object)  # all that are not Lightning's own two
@@ -87,7 +86,7 @@ class Program(Arguments):
         try:
             made = self.config_init = self.parser.instantiate(self.config)
         except (ValueError, TypeError, MisconfigurationException) as error:
-            # The parser knows which class it was; else it was a function, and only a backbone is made by one here.
+            # The parser knows the class at fault; otherwise it was a function, and only a backbone is made by one.
             raise self.usage_error(error, "model.backbone") from error
         self.datamodule, self.model = made["data"], made["model"]
         if self.fixed_width:
@@ -95,7 +94,7 @@ class Program(Arguments):
                 resized = resize_head(self.model.backbone, self.model.num_classes)
             except ValueError as error:
                 raise self.inputs.located(KeyedError("model.backbone", str(error))) from None
-            if resized and self.checkpoint_path is None:
+            if resized and self.checkpoint_path is None and self.announce:
                 say(f"model.backbone: {resized}")
         try:
             if self.command == "fit":
@@ -104,13 +103,13 @@ class Program(Arguments):
         except KeyedError as error:
             raise self.inputs.located(error) from None
         trainer = self.config.trainer
-        if warning := emulation_warning(trainer.precision, trainer.accelerator):
+        if self.announce and (warning := emulation_warning(trainer.precision, trainer.accelerator)):
             warn(warning)
         if self.command == "fit":  # before the data are touched, which may take a download
             self.check_recipe()
 
     def check_recipe(self, total_steps: float = 1) -> None:
-        """Makes the optimizer and the schedule of a run of this length, and lets the schedule step once."""
+        """Tries the optimizer and the schedule of a run of this length."""
         key = "model.optimizer"
         try:
             self.model.make_optimizer()
@@ -149,7 +148,7 @@ class Program(Arguments):
         try:
             trainer = self.trainer_class(**settings)
         except (ValueError, TypeError, RuntimeError, ImportError, MisconfigurationException) as error:
-            raise self.usage_error(error, "trainer") from error  # some for what this machine does not have
+            raise self.usage_error(error, "trainer") from error  # also for missing hardware
         if not trainer.is_global_zero:  # whose directory is another
             settings["profiler"].dirpath = settings["profiler"].filename = None
         clip_fused(trainer)
@@ -166,7 +165,7 @@ class Program(Arguments):
             if report := report_of(self.trainer):
                 say(f"profile {report}")
             status = 0
-        except (MisconfigurationException, TrainingSpikeException) as error:  # Lightning's, for what can't go on
+        except (MisconfigurationException, TrainingSpikeException) as error:  # Lightning's, in mid-run
             raise RunError(" ".join(str(error).split())) from error
         finally:
             self.datamodule.teardown(self.command)
@@ -190,11 +189,11 @@ class Program(Arguments):
         return {"datamodule": self.datamodule, "ckpt_path": self.checkpoint_path, "weights_only": True}
 
     def compare_data(self) -> None:
-        """Refuses other data than the checkpoint's, before weights are loaded that may not even fit their classes."""
+        """Refuses other data than the checkpoint's, before loading weights that may not fit their classes."""
         if self.command == "predict" and self.config.images:
             return
         for state in self.checkpoint.values():
-            if isinstance(state, dict) and "split_hash" in state:  # under the name of the source, whichever it was
+            if isinstance(state, dict) and "split_hash" in state:  # stored under the source's name
                 self.datamodule.load_state_dict(state)
 
     @rank_zero_only
@@ -219,8 +218,8 @@ class Program(Arguments):
 
 
 def run(command: str, arguments: list[str]) -> None:
-    """What ``lightning COMMAND ARGUMENTS`` does; raises what :mod:`resnet18.__main__` turns into an exit status."""
+    """Runs ``lightning COMMAND ARGUMENTS``; :mod:`resnet18.__main__` turns errors into an exit status."""
     program = Program(command, arguments)
     if found := find_rate(program):
-        program = Program(command, [*arguments, *found])
+        program = Program(command, [*arguments, *found], announce=False)
     program.start()

@@ -1,4 +1,4 @@
-"""The Trainer's options and Lightning's own callbacks: what can't work here is refused, with what to do instead."""
+"""Refuses options of the Trainer and Lightning callbacks that can't work here, with what to do instead."""
 
 import contextlib
 import math
@@ -41,7 +41,7 @@ REFUSED = {  # Lightning's callbacks
     "ThroughputMonitor": "it needs a function, which a configuration can't hold; images_per_s is logged without it",
 }
 
-# typing keeps one Union of a set of types, ordered as whoever asked first had it: with rich imported before Lightning,
+# typing caches a Union in the order of its first use: with rich imported before Lightning,
 # --trainer.limit_train_batches 1 would be 1.0, all batches instead of one.
 for _name, _kind in Trainer.__init__.__annotations__.items():
     if set(get_args(_kind)) == {int, float, NoneType}:
@@ -52,12 +52,12 @@ yaml.SafeDumper.add_representer(Interval, lambda dumper, value: dumper.represent
 
 
 def as_list(given: Any) -> list[Any]:
-    """What an argument of the Trainer holds that takes one, several or none."""
+    """Turns an argument of one, several or no values into a list."""
     return list(given) if isinstance(given, list) else [] if given is None else [given]
 
 
 def refuse_callbacks(files: Iterable[tuple[Path, dict[str, Any]]], options: Iterable[str]) -> None:
-    """Refuses callbacks of configurations and :data:`CALLBACK_OPTIONS`, before the parser asks for their arguments."""
+    """Refuses callbacks in files and :data:`CALLBACK_OPTIONS`, before the parser asks for their arguments."""
     given = [(f"{path}: ", *leaf) for path, content in files for leaf in leaves(content)]
     for option in options:
         with contextlib.suppress(yaml.YAMLError):
@@ -70,7 +70,7 @@ def refuse_callbacks(files: Iterable[tuple[Path, dict[str, Any]]], options: Iter
 
 
 def check_flags(command: str, trainer: dict[str, Any]) -> None:
-    """Refuses arguments of the Trainer with which a command can't do its work."""
+    """Refuses arguments of the Trainer that a command can't work with."""
     scored = f"limit_{'val' if command == 'validate' else command}_batches"
     strategy, every = trainer["strategy"], trainer["val_check_interval"]
     for_notebooks = isinstance(strategy, str) and any(word in strategy for word in ("spawn", "fork", "notebook"))
@@ -95,7 +95,7 @@ def check_flags(command: str, trainer: dict[str, Any]) -> None:
 def prepare_callbacks(
     callbacks: list[Callback], folder: Path, best: BestCheckpoint, last: LastCheckpoint, model: Classifier
 ) -> None:
-    """Gives a configuration's callbacks what they lack beside the run's own, which write into this folder."""
+    """Adapts configured callbacks to the run's own, which write into this folder."""
     for callback in list(callbacks):
         name = type(callback).__name__
         if isinstance(callback, ModelCheckpoint):
@@ -111,25 +111,25 @@ def prepare_callbacks(
             if isinstance(callback, ModelPruning) and model.memory_format is torch.channels_last:
                 raise UsageError(f"trainer.callbacks: {name} can't prune channels-last: --model.channels_last false")
         if isinstance(callback, WeightAveraging):
-            # It ends by copying the average over the weights, which last.ckpt is to have as they were trained.
+            # It ends by copying the average over the weights; last.ckpt must hold the trained ones.
             callbacks.insert(0, LambdaCallback(on_train_end=last.on_train_end))
 
 
 def clip_fused(trainer: Trainer) -> None:
-    """Lets gradients be clipped under bf16 with a fused optimizer, which Lightning refuses as if they were scaled."""
+    """Allows clipping under bf16 with a fused optimizer; Lightning refuses it as if gradients were scaled."""
     plugin = trainer.precision_plugin
     if isinstance(plugin, MixedPrecision) and plugin.scaler is None:
         plugin.clip_gradients = partial(Precision.clip_gradients, plugin)  # type: ignore[method-assign]
 
 
 def check_resuming(trainer: Trainer) -> None:
-    """Refuses to resume a run of which a checkpoint keeps too little."""
+    """Refuses to resume where a checkpoint keeps too little."""
     if any(isinstance(callback, ModelPruning) for callback in callbacks_of(trainer)):
         raise UsageError("trainer.callbacks: ModelPruning keeps no masks in a checkpoint; --init_from starts a new run")
 
 
 def check_limits(trainer: Any, batches: int, data: ImageDataModule) -> None:
-    """Compares the Trainer's limits with the batches of an epoch; Lightning would find out in the run's directory."""
+    """Refuses limits that don't fit an epoch's batches; Lightning would do so with the run's directory made."""
     if any(isinstance(one, Timer) and one.time_remaining() == 0 for one in trainer.callbacks):
         raise UsageError("trainer.max_time: must be above 0")
     assert data.val is not None
@@ -151,7 +151,7 @@ def check_limits(trainer: Any, batches: int, data: ImageDataModule) -> None:
 
 
 def check_clipping(trainer: Any, optimizer: Optimizer) -> None:
-    """Refuses to clip with a fused optimizer that unscales the gradients itself; Lightning would in the first step."""
+    """Refuses clipping with a fused optimizer that unscales by itself; Lightning would in the first step."""
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     if trainer.gradient_clip_val and scaler is not None and unscales_itself(optimizer):
         raise UsageError(

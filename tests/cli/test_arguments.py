@@ -1,20 +1,10 @@
-"""What is given together: files, options and checkpoints; which goes on top, and where a mistake is looked for."""
+"""Files, options and checkpoints given together: which one counts, and which is blamed."""
 
 from pathlib import Path
 
 import pytest
 import yaml
 from conftest import CONFIG, SMALL
-
-from resnet18.cli.inputs import take
-
-ARGUMENTS = ["--a", "1", "--b.c=2", "--a=3", "-x", "--bb", "-4", "word"]
-
-
-def test_an_options_values_are_taken_in_order_and_the_rest_is_left_as_it_was() -> None:
-    assert take(ARGUMENTS, "--a") == (["1", "3"], ["--b.c=2", "-x", "--bb", "-4", "word"])
-    assert take(ARGUMENTS, "--b") == ([], ARGUMENTS)  # no abbreviation
-    assert take(["--a", "1", "--a"], "--a") == ([], ["--a", "1", "--a"])  # the parser says that a value is missing
 
 
 def shown(lightning, capfd: pytest.CaptureFixture[str], *arguments: object) -> dict:
@@ -23,7 +13,7 @@ def shown(lightning, capfd: pytest.CaptureFixture[str], *arguments: object) -> d
     return yaml.safe_load(capfd.readouterr().out)
 
 
-def test_later_files_go_on_top_of_earlier_ones_and_options_on_top_of_all(lightning, tmp_path: Path, capfd) -> None:
+def test_later_files_override_earlier_ones_and_options_override_all(lightning, tmp_path: Path, capfd) -> None:
     (tmp_path / "one.yaml").write_text("trainer: {max_epochs: 1, min_epochs: 1}\nmodel: {ema: 0.1}\n")
     (tmp_path / "two.yaml").write_text("trainer: {max_epochs: 2}\nmodel: {ema: 0.2}\n")
     files = ("--config", CONFIG, "--config=one.yaml", "--model.ema", "0.5", "-c", "two.yaml")
@@ -31,7 +21,7 @@ def test_later_files_go_on_top_of_earlier_ones_and_options_on_top_of_all(lightni
     assert (config["trainer"]["max_epochs"], config["trainer"]["min_epochs"], config["model"]["ema"]) == (2, 1, 0.5)
 
 
-def test_numbers_and_texts_of_a_file_are_what_they_were(lightning, tmp_path: Path, capfd) -> None:
+def test_numbers_and_texts_of_a_file_keep_their_types(lightning, tmp_path: Path, capfd) -> None:
     (tmp_path / "one.yaml").write_text(
         "model: {optimizer: {init_args: {lr: 1e-3}}}\n"
         'trainer: {max_time: "00:01:00:00", callbacks: [{class_path: Timer, init_args: {duration: "00:02:00:00"}}]}\n'
@@ -42,7 +32,7 @@ def test_numbers_and_texts_of_a_file_are_what_they_were(lightning, tmp_path: Pat
     assert config["trainer"]["callbacks"][0]["init_args"]["duration"] == "00:02:00:00"
 
 
-def test_what_a_checkpoint_decides_is_not_changed_and_other_changes_are_told(lightning, trained: Path) -> None:
+def test_what_a_checkpoint_decides_is_not_changed_and_other_changes_are_printed(lightning, trained: Path) -> None:
     done = lightning("fit", "--ckpt_path", trained, "--model.ema", "0.5", "--data.batch_size", "32")
     assert done.status == 2
     assert "changed: model.ema: 0.0 → 0.5; data.batch_size: 64 → 32. For a new run" in done.err
@@ -53,7 +43,7 @@ def test_what_a_checkpoint_decides_is_not_changed_and_other_changes_are_told(lig
     assert "given here, not as stored: data.eval_batch_size: 512 → 100" in done.out
 
 
-def test_null_is_refused_by_file_and_key_and_taken_where_it_means_something(lightning, tmp_path: Path) -> None:
+def test_null_is_refused_by_file_and_key_unless_it_is_a_valid_value(lightning, tmp_path: Path) -> None:
     (tmp_path / "null.yaml").write_text("data: {init_args: {batch_size: null}}\n")
     done = lightning("fit", "--config", CONFIG, "--config", "null.yaml")
     assert (done.status, len(done.err.splitlines())) == (2, 1)

@@ -1,4 +1,4 @@
-"""``lightning COMMAND --help``: one page of what is reached for, and everything for those who ask."""
+"""``lightning COMMAND --help``: one page of common options, and all of them with ``--help all``."""
 
 import re
 from collections.abc import Callable
@@ -101,6 +101,10 @@ def test_the_help_of_a_class_is_without_markup_and_lists_of_modules(shown) -> No
     assert "known subclasses" not in page
     assert len(page.splitlines()) < 40
     assert "``" not in shown("fit", "--trainer.callbacks.help", "EarlyStopping")
+    assert "(required, type: int)" in shown("fit", "--trainer.callbacks.help", "Freeze")
+    page = shown("fit", "--data.help", "Digits")
+    assert "Field" not in page
+    assert "type: float, default: 0.1" in page
 
 
 @pytest.mark.parametrize(
@@ -112,7 +116,7 @@ def test_the_help_of_a_class_is_without_markup_and_lists_of_modules(shown) -> No
         (list[int] | str | int, ["int", "str"]),
     ],
 )
-def test_what_a_value_may_be_is_said_in_words(hint: object, kinds: list[str]) -> None:
+def test_types_are_put_into_words(hint: object, kinds: list[str]) -> None:
     assert _kinds(hint) == kinds
 
 

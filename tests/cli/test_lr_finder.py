@@ -1,4 +1,4 @@
-"""LearningRateFinder: it says a rate, and the run is the one that this rate makes."""
+"""LearningRateFinder: the run equals one with the rate found."""
 
 import re
 from pathlib import Path
@@ -47,10 +47,16 @@ def test_the_run_equals_one_that_was_given_the_rate(lightning, tmp_path: Path) -
         (("--trainer.callbacks.num_training_steps", "8"), "the losses of 8 steps are too few"),
     ],
 )
-def test_where_it_could_not_be_the_runs_rate_it_says_so(options, words: str, lightning, tmp_path: Path) -> None:
+def test_a_rate_that_the_run_could_not_use_is_refused(options, words: str, lightning, tmp_path: Path) -> None:
     done = lightning(*RUN, *FINDER, *options)
     assert (done.status in (1, 2), words in done.err.splitlines()[-1]) == (True, True), done.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_warning_is_printed_once(lightning, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resnet18.cli.program.emulation_warning", lambda *_: "bf16 is emulated")
+    done = lightning(*RUN, *FINDER)
+    assert (done.status, done.err.count("bf16 is emulated")) == (0, 1), done.err
 
 
 def test_a_resumed_run_keeps_its_rate(lightning, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a command is given, before it is parsed: configuration files, options, and the checkpoint that they name."""
+"""A command's configuration files, options and checkpoint, before parsing."""
 
 import argparse
 import shlex
@@ -23,16 +23,7 @@ ONLY_SHOWN = ("-h", "--help", "--print_config")  # nothing is run
 
 
 class Inputs:
-    """Reads and checks what a command is given.
-
-    Args:
-        command: One of :data:`resnet18.cli.COMMANDS`.
-        arguments: What follows it on the command line.
-
-    Raises:
-        UsageError: For what is wrong with the arguments and the configurations.
-        RunError: For what is wrong with the checkpoint.
-    """
+    """Reads and checks a command's files, options and checkpoint."""
 
     def __init__(self, command: str, arguments: list[str]) -> None:
         self.command, self.arguments = command, arguments
@@ -57,7 +48,7 @@ class Inputs:
         self.to_parse = [*(f"--config={yaml.safe_dump(content)}" for content in contents), *options]
 
     def _read_checkpoint(self, images: list[str]) -> dict[str, Any] | None:
-        """The configuration of the checkpoint that is named last, as far as the command makes use of it."""
+        """Reads the last checkpoint named; returns the part of its configuration that the command uses."""
         places = [content["ckpt_path"] for _, content in self.files if content.get("ckpt_path")]
         places += take(self.arguments, "--ckpt_path")[0]
         if not places:
@@ -78,7 +69,7 @@ class Inputs:
         return stored
 
     def _unlabelled(self, images: str, eval_share: float) -> dict[str, Any]:
-        """The data of a prediction for the user's own images, prepared as those that the checkpoint was trained on."""
+        """Configures prediction of the user's images, prepared like the checkpoint's training images."""
         known = self.checkpoint.get(Classifier.CHECKPOINT_HYPER_PARAMS_KEY, {})
         names = [name for name in DESCRIBED if name != "num_classes"]
         if missing := [name for name in names if not known.get(name)]:
@@ -87,10 +78,7 @@ class Inputs:
         return {"class_path": "resnet18.data.unlabelled.Unlabelled", "init_args": given}
 
     def _find_model_class(self, options: list[str]) -> tuple[type[Classifier], list[str]]:
-        """The class of the model, and the options without what names it.
-
-        The parser is made for that class and takes its options as ``--model.…``, whichever it is.
-        """
+        """The model's class, and the options without the one that names it, since the parser is made for that class."""
         named = [("", "Classifier")]
         if self.stored:
             named = [(f"{self.checkpoint_path}: ", self.stored["model"].get("class_path", "Classifier"))]
@@ -105,7 +93,7 @@ class Inputs:
         return kind, [option.replace("--model.init_args.", "--model.", 1) for option in options]
 
     def refuse_changes(self, changes: list[str]) -> None:
-        """Ends a command that was given other values than those of its checkpoint, where these decide."""
+        """Refuses values that contradict the checkpoint's."""
         changed = f"changed: {'; '.join(changes[:3])}"
         if self.command != "fit":
             raise UsageError(f"the model comes from the checkpoint; {changed}")
@@ -115,27 +103,34 @@ class Inputs:
         )
 
     def run_name(self) -> str:
-        """The run that is resumed, as one types it."""
+        """The resumed run, quoted for a shell."""
         assert self.checkpoint_path is not None
         return shlex.quote(str(run_directory(self.checkpoint_path) or self.checkpoint_path))
 
     def has_option(self, key: str) -> bool:
-        """Whether a key, or what it belongs to, was given on the command line."""
+        """Whether the command line gives a key or one above it."""
         options = [shown(argument.partition("=")[0].lstrip("-")) for argument in self.arguments]
         return any(f"{shown(key)}.".startswith(f"{option}.") for option in options if option)
 
+    def has_option_below(self, key: str) -> bool:
+        return any(option.startswith(f"--{shown(key)}.") for option in self.arguments)
+
     def source_of(self, key: str) -> str:
-        """The configuration file that a key comes from, as the start of a sentence; nothing for the command line."""
-        key = without_numbers(shown(key))
-        if not key or self.has_option(key):
-            return ""
-        for path, content in reversed(self.files):
-            if any(f"{without_numbers(shown(leaf))}.".startswith(f"{key}.") for leaf, _ in leaves(content)):
-                return f"{path}: "
+        """The configuration file of a key as the start of a sentence, empty for the command line."""
+        parts = without_numbers(shown(key)).split(".")
+        # A message may leave out a key between: model.metrics.classes for model.metrics.f1.classes. So the file of the
+        # nearest key above is taken, unless options lie below that; a whole group like model tells too little.
+        for length in range(len(parts), min(len(parts), 2) - 1, -1):
+            name = ".".join(parts[:length])
+            if not name or self.has_option(name) or (length < len(parts) and self.has_option_below(name)):
+                return ""
+            for path, content in reversed(self.files):
+                if any(f"{without_numbers(shown(leaf))}.".startswith(f"{name}.") for leaf, _ in leaves(content)):
+                    return f"{path}: "
         return ""
 
     def located(self, error: KeyedError) -> UsageError:
-        """An error about a key, with the configuration file that this is from."""
+        """Adds the configuration file of its key to an error."""
         where = self.source_of(error.key)
         if isinstance(error, MissingError):
             everywhere = f"{', '.join(map(str, self.config_paths))}: " if self.files else ""
@@ -144,12 +139,12 @@ class Inputs:
 
 
 def take(arguments: list[str], *names: str) -> tuple[list[str], list[str]]:
-    """What an option was given, each time it was, and the other arguments."""
+    """Every value of an option, and the other arguments."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument(*names, action="append", default=[], dest="values")
     try:
         given, others = parser.parse_known_args(arguments)
-    except argparse.ArgumentError:  # for one without a value, which the command's parser will say
+    except argparse.ArgumentError:  # a value is missing; the command's parser will say so
         return [], arguments
     return given.values, others
 
@@ -162,7 +157,7 @@ def _model_class(where: str, path: str) -> type[Classifier]:
 
 
 def _as_parsed(content: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with the class paths of today, and the model's options where the parser has them."""
+    """Updates old class paths, and moves the model's arguments to where the parser has them."""
     content = current_paths(content)
     model = content.get("model", {})
     if model.keys() & {"class_path", "init_args"}:

@@ -1,4 +1,4 @@
-"""Where a run writes, and what writes there."""
+"""A run's directory, and the loggers and checkpoints that write there."""
 
 import os
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.loggers import WandbLogger
 
 from resnet18.classifier import Classifier
+from resnet18.cli.command_inputs import Inputs
 from resnet18.cli.explain import KeyedError
-from resnet18.cli.inputs import Inputs
 from resnet18.cli.trainer_parts import as_list, prepare_callbacks
 from resnet18.engine.checkpointing import BestCheckpoint, LastCheckpoint
 from resnet18.engine.divergence import FiniteLoss
@@ -30,15 +30,11 @@ class Place:
     experiment: str
     run_id: str
     directory: Path
-    resumes: bool  # the run that has this directory
+    resumes: bool  # whether the directory's own run is resumed
 
 
 def place_run(config: Namespace, inputs: Inputs) -> Place:
-    """Where a run with this configuration writes.
-
-    Raises:
-        KeyedError: For the name of an experiment that would not be a folder under runs/.
-    """
+    """Chooses where a run writes; refuses an experiment's name that leads out of runs/."""
     resumed = run_directory(inputs.checkpoint_path) if inputs.checkpoint_path else None
     source = str(config.data.class_path).rpartition(".")[2].lower()
     experiment = inputs.config_paths[0].stem if inputs.config_paths else source
@@ -47,19 +43,19 @@ def place_run(config: Namespace, inputs: Inputs) -> Place:
     if not resumed and leads_elsewhere:
         allowed = "without slashes, control characters or a dot at its start"
         raise KeyedError("experiment", f"must be a name {allowed}, not {experiment!r}")
-    run_id = new_run_id()  # on several ranks rank 0's counts: what writes has it told by that one
+    run_id = new_run_id()  # on several ranks rank 0's counts; the writers get it from there
     directory = Path(config.run_dir) if config.run_dir else resumed or Path("runs", experiment, run_id)
     run_id = run_id if not config.run_dir and not resumed else directory.name
     return Place(experiment, run_id, directory, directory == resumed)
 
 
 def name_loggers(loggers: Any, place: Place) -> None:
-    """Lets every logger of a configuration write into the run's directory, under the run's name."""
+    """Gives every logger the run's directory and name."""
     for logger in as_list(loggers):
         if not isinstance(logger, Namespace) or (arguments := logger.get("init_args")) is None:
             continue
         if "save_dir" in arguments:
-            arguments["save_dir"] = str(place.directory.absolute())  # W&B's service works in a directory of its own
+            arguments["save_dir"] = str(place.directory.absolute())  # W&B's service has another working directory
         made = import_object(logger.class_path)
         if isinstance(made, type) and issubclass(made, WandbLogger):
             arguments["id"] = place.run_id
@@ -75,7 +71,7 @@ def add_writers(
     last: LastCheckpoint,
     model: Classifier,
 ) -> None:
-    """Adds what writes checkpoints into a run's directory to a Trainer's settings and callbacks."""
+    """Adds the run's checkpoint writers to a Trainer's settings and callbacks."""
     settings["default_root_dir"] = str(directory)
     if settings["enable_checkpointing"] is False:
         stop = GracefulStop()
