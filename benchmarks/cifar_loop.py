@@ -38,8 +38,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from resnet18.backbone import ResNet
+from resnet18.cli.fitting import Fit
 from resnet18.cli.notices import filter_notices
-from resnet18.cli.program import Program
 from resnet18.commands.measure import Clock, Probe
 from resnet18.data.base import ImageDataModule
 from resnet18.data.feeds.resident import ImageTensors
@@ -85,7 +85,7 @@ def ours(steps: int, count: int = IMAGES) -> Probe:
     """``lightning fit``, until so many steps have been timed."""
     probe = Probe(steps)
     with tempfile.TemporaryDirectory() as place, contextlib.chdir(place), contextlib.redirect_stdout(io.StringIO()):
-        program = Program("fit", settings(count))
+        program = Fit("fit", settings(count))
         program.trainer.callbacks.append(probe)  # type: ignore[attr-defined]
         program.start()
     return probe

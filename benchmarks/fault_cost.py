@@ -38,7 +38,7 @@ def train(guarded: bool) -> dict[str, float]:
     from lightning.pytorch import Callback, LightningModule, Trainer
     from lightning.pytorch.callbacks import Checkpoint
 
-    from resnet18.cli.program import Program
+    from resnet18.cli.fitting import Fit
     from resnet18.engine.divergence import FiniteLoss
     from resnet18.engine.stopping import GracefulStop
 
@@ -52,7 +52,7 @@ def train(guarded: bool) -> dict[str, float]:
     clock, spent, saving = Clock(), list[float](), list[float]()
     with tempfile.TemporaryDirectory() as scratch:
         os.chdir(scratch)
-        program = Program("fit", [*FIT, "--trainer.max_epochs", str(EPOCHS), "--run_dir", "run"])
+        program = Fit("fit", [*FIT, "--trainer.max_epochs", str(EPOCHS), "--run_dir", "run"])
         kinds = (FiniteLoss, GracefulStop, Checkpoint)
         callbacks: list[Callback] = program.trainer.callbacks  # type: ignore[attr-defined]
         for callback in [one for one in callbacks if isinstance(one, kinds)]:

@@ -70,9 +70,9 @@ def bare() -> tuple[float, float]:
     import torch
     from torch.nn import functional as F
 
-    from resnet18.cli.program import Program
+    from resnet18.cli.fitting import Fit
 
-    program = Program("fit", [*SETTINGS, *LEAN])
+    program = Fit("fit", [*SETTINGS, *LEAN])
     model, data = program.model.train(), program.datamodule
     data.trainer = None
     data.setup("fit")
@@ -97,7 +97,7 @@ def trainer(*options: str) -> tuple[float, float]:
     """The same by the program itself."""
     from lightning.pytorch import Callback, LightningModule, Trainer
 
-    from resnet18.cli.program import Program
+    from resnet18.cli.fitting import Fit
 
     clock = Clock()
 
@@ -107,7 +107,7 @@ def trainer(*options: str) -> tuple[float, float]:
         ) -> None:
             clock.step()
 
-    program = Program("fit", [*SETTINGS, *options])
+    program = Fit("fit", [*SETTINGS, *options])
     program.trainer.callbacks.insert(0, Tick())  # type: ignore[attr-defined]
     program.start()
     assert clock.ms is not None

@@ -60,8 +60,8 @@ def _run(program: str, command: str, arguments: list[str]) -> int:
     from resnet18.engine.ranks import rank_prefix
     from resnet18.engine.stopping import Interrupted, requeue
 
-    own = command not in LIGHTNINGS_OWN
-    cli = importlib.import_module(f"resnet18.commands.{command}" if own else "resnet18.cli.program")
+    own = f"resnet18.commands.{command}" if command not in LIGHTNINGS_OWN else ""
+    cli = importlib.import_module(own or f"resnet18.cli.{'fitting' if command == 'fit' else 'program'}")
     name = f"{program} {command}"
     try:
         cli.run(command, arguments)

@@ -1,7 +1,6 @@
 """``lightning fit``: the checks before a run has a directory, and the run."""
 
 import shlex
-from typing import TYPE_CHECKING
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -11,6 +10,7 @@ from resnet18.cli.arguments import say
 from resnet18.cli.dry_run import check_forward, check_scoring
 from resnet18.cli.explain import KeyedError
 from resnet18.cli.messages import closing, finished, opening
+from resnet18.cli.program import Program
 from resnet18.cli.trainer_parts import check_clipping, check_limits, check_resuming
 from resnet18.engine.loops import batches_into_epoch, is_dry_run, limited_batches, planned_steps
 from resnet18.errors import UsageError
@@ -20,88 +20,92 @@ from resnet18.storage.loggers import start_wandb
 from resnet18.storage.provenance import own_sources, provenance, versions
 from resnet18.storage.records import create_run, write_config
 
-if TYPE_CHECKING:
-    from resnet18.cli.program import Program
 
+class Fit(Program):
+    """The command that trains."""
 
-def fit(program: "Program") -> None:
-    """Trains into a new directory, or into that of the resumed run."""
-    model, trainer = program.model, program.trainer
-    model.run_config = program.record
-    if program.checkpoint_path is not None:
-        if "optimizer_states" not in program.checkpoint:
-            raise UsageError(
-                f"{program.checkpoint_path} holds weights only; resume from {LAST}, or start anew with "
-                f"--init_from {shlex.quote(str(program.checkpoint_path))}"
-            )
-        if message := finished(program.checkpoint, trainer, program.inputs.run_name()):
-            say(message)
-            return
-        check_resuming(trainer)
-    elif program.config.init_from:
-        say(load_pretrained(model.backbone, program.config.init_from))
-    if trainer.is_global_zero:
-        check(program)
+    def _fit(self) -> None:
+        """Trains into a new directory, or into that of the resumed run."""
+        model, trainer = self.model, self.trainer
+        model.run_config = self.record
+        if self.checkpoint_path is not None:
+            if "optimizer_states" not in self.checkpoint:
+                raise UsageError(
+                    f"{self.checkpoint_path} holds weights only; resume from {LAST}, or start anew with "
+                    f"--init_from {shlex.quote(str(self.checkpoint_path))}"
+                )
+            if message := finished(self.checkpoint, trainer, self.inputs.run_name()):
+                say(message)
+                return
+            check_resuming(trainer)
+        elif self.config.init_from:
+            say(load_pretrained(model.backbone, self.config.init_from))
+        if trainer.is_global_zero:
+            self.check()
+            if not is_dry_run(trainer):
+                self._open_run()
+        trainer.fit(model, datamodule=self.datamodule, ckpt_path=self.checkpoint_path, weights_only=True)
         if not is_dry_run(trainer):
-            _open_run(program)
-    trainer.fit(model, datamodule=program.datamodule, ckpt_path=program.checkpoint_path, weights_only=True)
-    if not is_dry_run(trainer):
-        _close_run(program)
+            self._close_run()
+
+    def check(self) -> None:
+        """Refuses what is wrong or does not go together before anything is written."""
+        trainer, data = self.trainer, self.datamodule
+        data.prepare_data()
+        try:
+            data.setup("fit")
+            batches = data.batches(trainer.world_size)
+        except (ValueError, TypeError) as error:
+            raise self.usage_error(error, "data") from error
+        check_limits(trainer, batches, data)
+        self.check_recipe(planned_steps(trainer, limited_batches(trainer, batches)))
+        check_clipping(trainer, self.model.make_optimizer())
+        self.compare_data()
+        data.check_resumed_epoch(trainer, batches_into_epoch(self.checkpoint))
+        check_forward(self.model, data.input_size, trainer.strategy.root_device)
+        try:
+            check_scoring(self.model, data.train.labels[:16])
+        except KeyedError as error:
+            raise self.inputs.located(error) from None
+
+    def find_rate(self) -> list[str]:
+        """Runs a LearningRateFinder; returns the option with its rate. It can't be used afterwards."""
+        if self.finder is None or is_dry_run(self.trainer):
+            return []
+        model, data = self.model, self.datamodule
+        lr_finder.check_search(model, self.trainer.world_size, self.checkpoint_path is not None)
+        if self.config.init_from:
+            load_pretrained(model.backbone, self.config.init_from)
+        self.check()
+        rate = lr_finder.find_rate(self.trainer_class, self.config_init["trainer"], model, data, self.finder)
+        say(f"{lr_finder.NAME}: the loss fell fastest at {rate:g}; the run starts with --model.optimizer.lr {rate:g}")
+        return ["--model.optimizer.lr", f"{rate:g}"]
+
+    @rank_zero_only
+    def _open_run(self) -> None:
+        assert self.directory is not None
+        if self.resumes:
+            write_config(self.directory, self.record)
+        else:
+            origin = provenance(self.config.seed_everything, self.datamodule.split_hash)
+            sources = own_sources([self.inputs.model_class, *(made for _, made in callables(self.config))])
+            create_run(self.directory, self.record, origin, sources, link=not self.config.run_dir)
+        for logger in self.trainer.loggers:
+            if isinstance(logger, WandbLogger):
+                start_wandb(logger, self.metrics_file)
+            logger.log_hyperparams({**self.record, "versions": versions()})
+        say(opening(self.directory, self.model, self.datamodule, self.trainer, self.precision_reason))
+
+    @rank_zero_only
+    def _close_run(self) -> None:
+        assert self.directory is not None
+        best, can_test = self.config.best, self.datamodule.has_test
+        say(closing(self.directory, best.monitor, best.mode, self.trainer, can_test))
 
 
-def check(program: "Program") -> None:
-    """Refuses what is wrong or does not go together before anything is written."""
-    trainer, data = program.trainer, program.datamodule
-    data.prepare_data()
-    try:
-        data.setup("fit")
-        batches = data.batches(trainer.world_size)
-    except (ValueError, TypeError) as error:
-        raise program.usage_error(error, "data") from error
-    check_limits(trainer, batches, data)
-    program.check_recipe(planned_steps(trainer, limited_batches(trainer, batches)))
-    check_clipping(trainer, program.model.make_optimizer())
-    program.compare_data()
-    data.check_resumed_epoch(trainer, batches_into_epoch(program.checkpoint))
-    check_forward(program.model, data.input_size, trainer.strategy.root_device)
-    try:
-        check_scoring(program.model, data.train.labels[:16])
-    except KeyedError as error:
-        raise program.inputs.located(error) from None
-
-
-def find_rate(program: "Program") -> list[str]:
-    """Runs a LearningRateFinder; returns the option with its rate. The program can't be used afterwards."""
-    if program.command != "fit" or program.finder is None or is_dry_run(program.trainer):
-        return []
-    model, data = program.model, program.datamodule
-    lr_finder.check_search(model, program.trainer.world_size, program.checkpoint_path is not None)
-    if program.config.init_from:
-        load_pretrained(model.backbone, program.config.init_from)
-    check(program)
-    rate = lr_finder.find_rate(program.trainer_class, program.config_init["trainer"], model, data, program.finder)
-    say(f"{lr_finder.NAME}: the loss fell fastest at {rate:g}; the run starts with --model.optimizer.lr {rate:g}")
-    return ["--model.optimizer.lr", f"{rate:g}"]
-
-
-@rank_zero_only
-def _open_run(program: "Program") -> None:
-    assert program.directory is not None
-    if program.resumes:
-        write_config(program.directory, program.record)
-    else:
-        origin = provenance(program.config.seed_everything, program.datamodule.split_hash)
-        sources = own_sources([program.inputs.model_class, *(made for _, made in callables(program.config))])
-        create_run(program.directory, program.record, origin, sources, link=not program.config.run_dir)
-    for logger in program.trainer.loggers:
-        if isinstance(logger, WandbLogger):
-            start_wandb(logger, program.metrics_file)
-        logger.log_hyperparams({**program.record, "versions": versions()})
-    say(opening(program.directory, program.model, program.datamodule, program.trainer, program.precision_reason))
-
-
-@rank_zero_only
-def _close_run(program: "Program") -> None:
-    assert program.directory is not None
-    best, can_test = program.config.best, program.datamodule.has_test
-    say(closing(program.directory, best.monitor, best.mode, program.trainer, can_test))
+def run(command: str, arguments: list[str]) -> None:
+    """Runs ``lightning fit ARGUMENTS``."""
+    program = Fit(command, arguments)
+    if found := program.find_rate():
+        program = Fit(command, [*arguments, *found], announce=False)
+    program.start()

@@ -19,7 +19,6 @@ from resnet18.callbacks.progress import EpochLines
 from resnet18.cli.arguments import Arguments, say, warn
 from resnet18.cli.dry_run import check_schedule
 from resnet18.cli.explain import KeyedError
-from resnet18.cli.fitting import find_rate, fit
 from resnet18.cli.lr_finder import take_finder
 from resnet18.cli.messages import scores
 from resnet18.cli.monitors import follow_metrics
@@ -172,9 +171,6 @@ class Program(Arguments):
             if self.trainer.is_global_zero:
                 finish_wandb(self.trainer.loggers, status)
 
-    def _fit(self) -> None:
-        fit(self)
-
     def _validate(self) -> None:
         self._report(self.trainer.validate(self.model, verbose=False, **self._evaluated()))
 
@@ -219,7 +215,4 @@ class Program(Arguments):
 
 def run(command: str, arguments: list[str]) -> None:
     """Runs ``lightning COMMAND ARGUMENTS``; :mod:`resnet18.__main__` turns errors into an exit status."""
-    program = Program(command, arguments)
-    if found := find_rate(program):
-        program = Program(command, [*arguments, *found], announce=False)
-    program.start()
+    Program(command, arguments).start()
