@@ -266,7 +266,7 @@ def test_the_optimizer_schedule_or_trainer_at_fault_is_named(lightning, tmp_path
         ({"model__schedule__init_args__warmup": 2}, "model.schedule.warmup: "),
         ({"trainer__accelerator": "gpu"}, "trainer.accelerator: "),
         ({"trainer__barebones": True, "trainer__fast_dev_run": False}, "trainer.barebones: "),
-        ({"model__mixup": -1.0}, "model.mixup: mixup must"),
+        ({"model__mixup": -1.0}, "model.mixup: must be at least 0, not -1"),
     ):
         if "trainer__accelerator" in changes and torch.cuda.is_available():
             continue
