@@ -188,7 +188,7 @@ class Arguments(LightningCLI):
     def usage_error(self, error: Exception, key: str) -> UsageError:
         """Adds its key and file to an error raised while ``key`` was being made or used."""
         assert isinstance(self.parser, Parser)
-        key, name, text = fault(error, self.config, key, self.parser)
+        key, name, text = fault(error, self.config, key, self.parser.model_class, self.parser.raised)
         text = text.removeprefix(f"{key}: ")
         if name is None and self.inputs.has_option_below(key):
             return UsageError(f"{shown(key)}: {text}")  # the fault may be in a file or on the command line

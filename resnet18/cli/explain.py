@@ -9,7 +9,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import Trainer
@@ -20,9 +20,6 @@ from resnet18.engine.checkpointing import BestCheckpoint, LastCheckpoint
 from resnet18.errors import UsageError, classes_below, hint
 from resnet18.storage.class_paths import KINDS, KINDS_IN_WORDS, callables, import_object, parameter_names
 from resnet18.storage.networks import takes_num_classes
-
-if TYPE_CHECKING:
-    from resnet18.cli.parser import Parser
 
 WIDTH = 240  # characters a line
 
@@ -202,16 +199,21 @@ def _cut(line: str) -> str:
     return f"{line[:WIDTH].rpartition(' ')[0]} …"
 
 
-def fault(error: Exception, config: Namespace, key: str, parser: "Parser") -> tuple[str, str | None, str]:
+Raised = tuple[Exception, type, dict[str, Any]]  # by a class, with the class and its arguments
+
+
+def fault(
+    error: Exception, config: Namespace, key: str, model_class: type, raised: Raised | None
+) -> tuple[str, str | None, str]:
     """Finds the key of the class that refused a value, the argument if that is certain, and the text.
 
     ``key`` is what was being made or used, ``config`` the parsed configuration.
     """
-    groups = {"model": parser.model_class, "trainer": Trainer, "best": BestCheckpoint, "last": LastCheckpoint}
+    groups = {"model": model_class, "trainer": Trainer, "best": BestCheckpoint, "last": LastCheckpoint}
     made = groups.get(key) or import_object(str(config.get(f"{key}.class_path")))
     given = config.get(f"{key}.init_args") or config.get(key) or {}
-    if parser.raised and str(parser.raised[0]) in str(error):  # jsonargparse wraps it
-        error, made, given = parser.raised
+    if raised and str(raised[0]) in str(error):  # jsonargparse wraps it
+        error, made, given = raised
         keys = [name for name, kind in groups.items() if kind is made]
         keys += [name.removesuffix(".class_path") for name, kind in callables(config) if kind is made]
         if len({without_numbers(name) for name in keys}) == 1:

@@ -9,7 +9,7 @@ from jsonargparse import Namespace, set_parsing_settings
 from lightning.pytorch.cli import LightningArgumentParser
 
 from resnet18.classifier import Classifier
-from resnet18.cli.explain import explain
+from resnet18.cli.explain import Raised, explain
 from resnet18.cli.help import plain
 
 
@@ -21,7 +21,7 @@ class Parser(LightningArgumentParser):
         super().__init__(*args, **kwargs)
         self.model_class: type = Classifier
         self.dropped_links: set[str] = set()  # targets of what Lightning would note as a hyper-parameter
-        self.raised: tuple[Exception, type, dict[str, Any]] | None = None  # with the class and its arguments
+        self.raised: Raised | None = None
 
     def add_instantiator(
         self, instantiator: Callable[..., Any], class_type: type, subclasses: bool = True, prepend: bool = False
