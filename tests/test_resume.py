@@ -33,7 +33,8 @@ def stop_at(process: subprocess.Popen[str], directory: Path, step: int, signum: 
     limit = time.monotonic() + 100
     while time.monotonic() < limit and process.poll() is None:
         path = directory / "metrics.csv"
-        if path.exists() and any(row["step"] and int(row["step"]) >= step for row in csv.DictReader(path.open())):
+        whole = path.read_text().rpartition("\n")[0] if path.exists() else ""  # without a row that is being written
+        if any(row["step"] and int(row["step"]) >= step for row in csv.DictReader(whole.splitlines())):
             process.send_signal(signum)
             return
         time.sleep(0.002)
