@@ -105,6 +105,8 @@ class Classifier(ResumableModule):
         super().__init__()
         if class_names is not None and len(class_names) != num_classes:
             raise ValueError(f"{counted(len(class_names), 'class name')} for {num_classes} classes")
+        if isinstance(loss, str) and loss not in NAMED:
+            raise ValueError(f"loss must be a module or one of {', '.join(NAMED)}, not {loss}")
         if label_smoothing and not isinstance(loss, str):
             name, named = type(loss).__name__, " and ".join(NAMED)
             rank_zero_info(f"label_smoothing {label_smoothing} is not used: it is for {named}, and the loss is {name}")

@@ -223,6 +223,7 @@ def test_channels_last_gives_the_same_logits() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"loss": "hinge"}, "loss must be a module or one of cross_entropy, binary_cross_entropy, not hinge"),
         ({"mean": [float("nan")]}, r"mean must be finite, not \[nan\]"),
         ({"std": [float("nan")]}, r"std must be above 0 and finite, not \[nan\]"),
         ({"std": [0.0]}, r"std must be above 0 and finite, not \[0.0\]"),
