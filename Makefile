@@ -49,9 +49,13 @@ lock: $(READY) ## resolve the newest packages that pyproject.toml admits; needs 
 bench: $(READY) ## measure the Trainer's overhead on this machine, into benchmarks/results/
 	$(BIN)/python benchmarks/trainer_overhead.py
 
-notebooks: $(READY) ## run the notebooks again on runs/digits/latest and store their outputs
+notebooks: $(READY) ## run the notebooks again on runs/digits/latest; store their outputs, and the README's picture
 	$(BIN)/python -c 'import sys, nbclient, nbformat; [nbformat.write(nbclient.execute(nbformat.read(path, 4), \
 		record_timing=False), path) for path in sys.argv[1:]]' notebooks/*.ipynb
+	$(BIN)/python -c 'import base64, nbformat, pathlib; pictures = [output.data["image/png"] for cell in \
+		nbformat.read("notebooks/01_first_run.ipynb", 4).cells for output in cell.get("outputs", []) \
+		if "image/png" in output.get("data", {})]; \
+		pathlib.Path("docs/first_run.png").write_bytes(base64.b64decode(pictures[0]))'
 
 clean: ## remove the environment and the caches, not the runs
 	rm -rf $(VENV) .pytest_cache .ruff_cache build dist

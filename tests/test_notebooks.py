@@ -1,5 +1,6 @@
 """The notebooks run from a fresh clone's point of view, and are stored as a run left them."""
 
+import base64
 import re
 import sys
 from pathlib import Path
@@ -86,3 +87,10 @@ def test_stored_with_clean_outputs(path: Path) -> None:
 
 def test_there_are_notebooks() -> None:
     assert NOTEBOOKS
+
+
+def test_the_readmes_picture_is_the_first_of_the_notebook() -> None:
+    outputs = [output for cell in code_cells(read(NOTEBOOKS[0])) for output in cell.outputs]
+    pictures = [output.data["image/png"] for output in outputs if "image/png" in output.get("data", {})]
+    picture = NOTEBOOKS[0].parents[1] / "docs" / "first_run.png"
+    assert picture.read_bytes() == base64.b64decode(pictures[0])
