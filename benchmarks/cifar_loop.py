@@ -82,7 +82,7 @@ def settings(count: int) -> list[str]:
 
 
 def ours(steps: int, count: int = IMAGES) -> Probe:
-    """``lightning fit``, until so many steps have been timed."""
+    """``lightning fit``, until this many steps have been timed."""
     probe = Probe(steps)
     with tempfile.TemporaryDirectory() as place, contextlib.chdir(place), contextlib.redirect_stdout(io.StringIO()):
         program = Fit("fit", settings(count))
@@ -105,7 +105,7 @@ class PILImages(Dataset[tuple[Any, int]]):
 
 
 def published(steps: int) -> Clock:
-    """pytorch-cifar's training loop, until so many steps have been timed."""
+    """pytorch-cifar's training loop, until this many steps have been timed."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = device.type == "cuda"
     pixels = RandomImages().load("train")

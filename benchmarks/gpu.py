@@ -65,8 +65,8 @@ def run_tests(device: str, select: str, place: Path) -> tuple[int, list[dict[str
         test: dict[str, Any] = {"name": f"{case.get('classname')}.{case.get('name')}", "outcome": "passed"}
         test["seconds"] = round(float(case.get("time", 0)), 2)
         for kind in ("failure", "error", "skipped"):
-            if (told := case.find(kind)) is not None:
-                test |= {"outcome": kind, "reason": told.get("message", "")[:2000]}
+            if (found := case.find(kind)) is not None:
+                test |= {"outcome": kind, "reason": found.get("message", "")[:2000]}
         tests.append(test)
     return status, tests
 

@@ -164,8 +164,8 @@ def no_compiler(device: torch.device) -> str:
     try:
         torch.compile(torch.sin)(torch.ones(8, device=device))
     except Exception as error:
-        told = [line.strip() for line in str(error).splitlines() if line.strip()]
-        return f"torch.compile fails: {told[0] if told else type(error).__name__}"
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return f"torch.compile fails: {lines[0] if lines else type(error).__name__}"
     return ""
 
 

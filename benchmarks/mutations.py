@@ -100,7 +100,7 @@ class Mutation(NamedTuple):
 
 
 def mutations(count: int = 100, seed: int = 0) -> list[Mutation]:
-    """So many of them, spread over the kinds, the keys and the shipped files.
+    """Mutations, spread over the kinds, the keys and the shipped files.
 
     Every fourth that allows it holds only the group at fault, and is laid over the configuration it was made from.
     """

@@ -134,14 +134,14 @@ def kill(process: subprocess.Popen[str], place: Path, moment: str, step: int, se
     Returns:
         Where the process was; None if it ended before.
     """
-    told, passed = place / "moment", False
-    told.write_text("")
+    moments, passed = place / "moment", False
+    moments.write_text("")
     while process.poll() is None:
-        now = told.read_text().strip()
+        now = moments.read_text().strip()
         passed |= now.startswith("step") and int(now.split()[1]) >= step
         if passed and now.startswith(moment):
             time.sleep(seconds)
-            where = told.read_text().strip()
+            where = moments.read_text().strip()
             process.send_signal(signal.SIGKILL)
             process.communicate()
             return where

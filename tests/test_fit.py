@@ -66,14 +66,14 @@ def test_wandb_holds_config_history_and_summary(trained: Path) -> None:
     kinds = {record["type"] for record in records}
     assert {"history", "summary"} <= kinds
     text = json.dumps(records)
-    for told in (
+    for name in (
         "resnet18.backbone.ResNet",
         "torch.optim.",
         "WarmupCosine",
         "resnet18.data.digits.Digits",
         "torchmetrics",
     ):
-        assert told in text
+        assert name in text
     assert trained.name in text
     histories = [record for record in records if record["type"] == "history"]
     logged = {name for record in histories for name in json.dumps(record).split('"')}

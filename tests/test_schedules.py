@@ -19,7 +19,7 @@ def optimizer(*rates: float) -> SGD:
 
 
 def advance(schedule: StepSchedule, steps: int) -> list[float]:
-    """The rates that so many optimizer steps are made with."""
+    """The learning rates of this many optimizer steps."""
     rates = []
     for _ in range(steps):
         rates.append(schedule.optimizer.param_groups[0]["lr"])

@@ -41,14 +41,14 @@ WORDS = {  # placeholders for values without a default
     **{"data": "CLASS", "trainer.precision": "KIND", "print_config": ""},
 }
 TEXTS = {  # replace Lightning's and jsonargparse's
-    "config": "A YAML file; of several the later go on top.",
+    "config": "A YAML file; later ones override earlier ones.",
     "print_config": "Print what would be run, and exit.",
     "seed_everything": "Seed of weights, order and augmentation.",
     "trainer.accelerator": "cpu, gpu, mps, …; auto is what there is.",
     "trainer.devices": "How many of them, or a list of their numbers.",
     "trainer.precision": "32-true, bf16-mixed, 16-mixed and more.",
     "trainer.logger": "Loggers, beside metrics.csv; false for none.",
-    "trainer.fast_dev_run": "Try so many batches and write nothing.",
+    "trainer.fast_dev_run": "Try this many batches and write nothing.",
 }
 
 

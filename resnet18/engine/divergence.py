@@ -90,7 +90,7 @@ class FiniteLoss(Callback):
         if saved is not None:
             message += f"; the weights after step {trainer.global_step:,} are kept in {saved}"
         elif not finite:
-            message += "; the step before has spoilt the weights too, which were not saved"
+            message += "; the step before has made the weights not finite, and they were not saved"
         raise RunError(message)
 
     def _report(self, trainer: Trainer, optimizer: Optimizer, losses: list[Tensor], rank: int) -> str:

@@ -136,7 +136,7 @@ def test_it_is_the_average_computed_by_hand_and_what_is_scored_and_saved(accumul
     assert RAW_WEIGHTS not in content
     at = list(ends)[int(hand.losses[1] < hand.losses[0])]
     assert same(floats(content["state_dict"], "backbone."), hand.averages[at])
-    # A module that is trained holds the averages, and goes on holding them.
+    # A module that is trained holds the averages, and keeps them.
     for _ in range(2):
         assert same(floats(classifier.backbone.state_dict()), hand.averages[-1])
         (scores,) = trainer.validate(classifier, EvaluationLoader(pixels(9), 4), verbose=False)

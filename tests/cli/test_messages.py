@@ -1,4 +1,4 @@
-"""What a run says when it starts and ends, and what is said of one that is over or too large."""
+"""What a run prints when it starts and ends, and when it is finished already or needs too much memory."""
 
 from pathlib import Path
 
@@ -31,8 +31,8 @@ def test_nothing_is_printed_but_what_is_meant(lightning) -> None:
     assert feed == "resident feed, 0.1 MB"
     assert precision == "precision 32-true: as configured"
     assert first.startswith("epoch 1/2  loss ")
-    for told in ("val/loss ", "val/top1 ", "img/s"):
-        assert told in second
+    for name in ("val/loss ", "val/top1 ", "img/s"):
+        assert name in second
     assert not empty
     assert best.startswith("best    val/top1 ")
     assert best.endswith(" of 2")

@@ -71,8 +71,8 @@ def test_the_epoch_of_the_lowest_loss_is_the_best_and_a_resumed_run_knows(lightn
         rows = [row for row in read_metrics(Path("run")) if "val/loss" in row]
         lowest = min(rows, key=lambda row: row["val/loss"])
         assert read_checkpoint(Path("run/checkpoints/best.ckpt"))["global_step"] == lowest["step"] + 1
-        said = f"best    val/loss {lowest['val/loss']:.4f}, in epoch {lowest['epoch'] + 1:.0f} of {len(rows)}"
-        assert said in done.out
+        line = f"best    val/loss {lowest['val/loss']:.4f}, in epoch {lowest['epoch'] + 1:.0f} of {len(rows)}"
+        assert line in done.out
     assert max(rows, key=lambda row: row["val/loss"]) != lowest
 
 

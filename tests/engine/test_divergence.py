@@ -47,14 +47,14 @@ def module(tmp_path: Path) -> None:
     (tmp_path / "mynet.py").write_text(DROPOUT_NET + SPOIL)
 
 
-def spoilt(**how: object) -> list[str]:
+def diverging(**how: object) -> list[str]:
     options = [f"--trainer.callbacks.{name}={str(value).lower()}" for name, value in how.items()]
     return ["--trainer.callbacks", "mynet.Spoil", *options]
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_it_reports_where_and_keeps_the_step_before(value: str, lightning, tmp_path: Path) -> None:
-    done = lightning(*RUN, "--run_dir", "run", *spoilt(batch=13, value=value))
+    done = lightning(*RUN, "--run_dir", "run", *diverging(batch=13, value=value))
     assert (done.status, len(done.err.splitlines())) == (1, 1)
     assert "the loss is nan in step 14 (epoch 1), at a learning rate of 0.0" in done.err
     assert "the weights after step 13 are kept in run/checkpoints/last.ckpt" in done.err
@@ -84,17 +84,17 @@ def test_a_buffer_that_is_replaced_in_every_step_is_kept_too(lightning, tmp_path
     takes = "self.seen = self.seen + x.mean().isfinite() * self.training\n        return self.fc("
     network = DROPOUT_NET.replace("self.drop = nn.Dropout(0.3)", makes).replace("return self.fc(", takes)
     (tmp_path / "mynet.py").write_text(network + SPOIL)
-    assert lightning(*RUN, "--run_dir", "run", *spoilt(batch=13, value="nan")).status == 1
+    assert lightning(*RUN, "--run_dir", "run", *diverging(batch=13, value="nan")).status == 1
     assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["state_dict"]["backbone.seen"] == 13
 
 
 def test_it_resumes_exactly_from_there(lightning, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cured = SPOIL.replace("output * self.value", "output")
     (tmp_path / "mynet.py").write_text(DROPOUT_NET + cured)
-    assert lightning(*RUN, "--run_dir", "whole", *spoilt(batch=13, value="nan")).status == 0
+    assert lightning(*RUN, "--run_dir", "whole", *diverging(batch=13, value="nan")).status == 0
     (tmp_path / "mynet.py").write_text(DROPOUT_NET + SPOIL)
     monkeypatch.delitem(sys.modules, "mynet")
-    assert lightning(*RUN, "--run_dir", "run", *spoilt(batch=13, value="nan")).status == 1
+    assert lightning(*RUN, "--run_dir", "run", *diverging(batch=13, value="nan")).status == 1
     (tmp_path / "mynet.py").write_text(DROPOUT_NET + cured)
     monkeypatch.delitem(sys.modules, "mynet")
     done = lightning("fit", "--ckpt_path", "run")
@@ -103,7 +103,9 @@ def test_it_resumes_exactly_from_there(lightning, tmp_path: Path, monkeypatch: p
 
 
 def test_all_images_of_accumulated_gradients_are_named(lightning, tmp_path: Path) -> None:
-    done = lightning(*RUN, "--run_dir", "run", *spoilt(batch=4, value="nan"), "--trainer.accumulate_grad_batches", "3")
+    done = lightning(
+        *RUN, "--run_dir", "run", *diverging(batch=4, value="nan"), "--trainer.accumulate_grad_batches", "3"
+    )
     assert done.status == 1
     assert "the loss is nan in step 2 (epoch 1)" in done.err
     assert "the weights after step 1 are kept" in done.err
@@ -114,19 +116,21 @@ def test_all_images_of_accumulated_gradients_are_named(lightning, tmp_path: Path
     assert all(tensor.isfinite().all() for tensor in kept["state_dict"].values())
 
 
-def test_weights_spoilt_by_a_gradient_are_not_kept(lightning, tmp_path: Path) -> None:
+def test_weights_that_a_gradient_makes_not_finite_are_not_kept(lightning, tmp_path: Path) -> None:
     done = lightning(
-        *RUN, "--run_dir", "run", "--last.every_n_steps", "7", *spoilt(batch=9, value="nan", gradient=True)
+        *RUN, "--run_dir", "run", "--last.every_n_steps", "7", *diverging(batch=9, value="nan", gradient=True)
     )
     assert done.status == 1
     assert "the loss is nan in step 11" in done.err
-    assert "the step before has spoilt the weights too, which were not saved" in done.err
+    assert "the step before has made the weights not finite, and they were not saved" in done.err
     kept = read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")
     assert kept["global_step"] == 7
 
 
 def test_without_checkpoints_it_still_reports_where(lightning, tmp_path: Path) -> None:
-    done = lightning(*RUN, "--run_dir", "run", *spoilt(batch=3, value="nan"), "--trainer.enable_checkpointing", "false")
+    done = lightning(
+        *RUN, "--run_dir", "run", *diverging(batch=3, value="nan"), "--trainer.enable_checkpointing", "false"
+    )
     assert done.status == 1
     assert "the loss is nan in step 4" in done.err
     assert "kept" not in done.err
@@ -136,7 +140,7 @@ def test_the_rank_with_the_bad_loss_is_named_and_all_end(tmp_path: Path) -> None
     on_one = SPOIL.replace("and batch_idx ==", "and trainer.global_rank == 1 and batch_idx ==")
     (tmp_path / "mynet.py").write_text(DROPOUT_NET + on_one)
     two = ("--trainer.devices", "2", "--trainer.strategy", "ddp", "--trainer.accelerator", "cpu")
-    process = start([*RUN, *two, "--run_dir", "run", *spoilt(batch=7, value="nan")], tmp_path)
+    process = start([*RUN, *two, "--run_dir", "run", *diverging(batch=7, value="nan")], tmp_path)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 1
     assert err.count("the loss is") == 1

@@ -71,7 +71,7 @@ class Device(FakeTensorMode):
         return super().__torch_dispatch__(func, types, args, kwargs)
 
     def _waits(self) -> None:
-        frame: Any = sys._getframe(2)  # whoever asked the mode
+        frame: Any = sys._getframe(2)  # the caller of the operation
         while not any(Path(frame.f_code.co_filename).is_relative_to(place) for place in PLACES):
             frame = frame.f_back
         self.waits.append(f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_qualname}")

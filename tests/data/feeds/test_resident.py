@@ -64,7 +64,7 @@ def test_augmented_batches_are_channels_last_too_and_differ_from_the_plain_ones(
     ],
 )
 def test_the_augmentation_depends_on_seed_step_and_rank(augmentation: Augmentation) -> None:
-    # Images that are all the same: what differs between batches is the augmentation.
+    # All images are equal: batches differ by their augmentation alone.
     one = numbered(1)
     pixels = ImageTensors(one.images.expand(32, -1, -1, -1).contiguous(), torch.arange(32))
 
