@@ -111,8 +111,8 @@ def _is_common(key: str, command: str) -> bool:
 def _source(name: str) -> type:
     """Finds an image source by name or import path; the base class if there is none."""
     module, _, last = name.rpartition(".")
-    with suppress(ImportError):
-        importlib.import_module(module or "resnet18")
+    with suppress(ImportError, AttributeError):
+        return getattr(importlib.import_module(module or "resnet18"), last)
     return classes_below(ImageDataModule).get(last, ImageDataModule)
 
 

@@ -69,7 +69,7 @@ def test_between_log_points_and_in_a_validation_nothing_waits_for_the_device(
     # Ten batches, logged every five; the scaler of float16 asks in every step, which is torch's own doing.
     assert Counter(steps) == {LOGGED: 2} | ({SCALER: 10} if case == "16-mixed" else {})
     # The images cross once, those that train and those that validate together.
-    assert device.waits.count("base.ImageDataModule._on") == (case != "streamed")
+    assert device.waits.count("feed_module.FeedModule._resident") == (case != "streamed")
 
 
 def test_the_device_notices_what_a_real_one_would(monkeypatch: pytest.MonkeyPatch) -> None:
