@@ -86,6 +86,8 @@ def help_page(
         group = groups.get(key.partition(".")[0], groups["options"])
         group.add_argument(option, metavar=value, help=text.replace("%", "%%"))
     more = page.add_argument_group("more")
+    if not every:  # where the parser's own option of that name is shown
+        more.add_argument("--model", metavar="CLASS", help="A subclass of Classifier, with options of its own.")
     more.add_argument("--help", metavar="all", help="Every option, with its full description.")
     more.add_argument("--KEY.help", metavar="CLASS", help="The options of a class, for example of model.optimizer.")
     return page.format_help()
@@ -140,6 +142,7 @@ def _kinds(hint: Any) -> list[str]:
 
 def _text(action: argparse.Action) -> str:
     if action.dest == "data":
-        known = [name for name, kind in classes_below(ImageDataModule).items() if not inspect.isabstract(kind)]
+        sources = classes_below(ImageDataModule).items()
+        known = [name for name, kind in sources if not inspect.isabstract(kind) and name != "Unlabelled"]  # predict's
         return f"Source of the images: {', '.join(known)}, or an import path."
     return TEXTS.get(action.dest, " ".join(plain(action.help or "").split()).replace("%%", "%"))
