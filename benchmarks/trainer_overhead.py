@@ -68,7 +68,6 @@ class Clock:
 def bare() -> tuple[float, float]:
     """The loop that one would write by hand."""
     import torch
-    from torch.nn import functional as F
 
     from resnet18.cli.fitting import Fit
 
@@ -85,7 +84,7 @@ def bare() -> tuple[float, float]:
         for images, labels in loader:
             clock.step()
             with torch.autocast("cpu", torch.bfloat16):
-                loss = F.cross_entropy(model(images), labels, label_smoothing=model.label_smoothing)
+                loss = model.loss(model(images).float(), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
