@@ -5,7 +5,7 @@ A source is a subclass with four class attributes and one method; :mod:`resnet18
 images; the test images are used by ``test`` and ``predict`` only.
 """
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -31,7 +31,7 @@ EXAMPLES = {"class_names": '("cat", "dog")', "mean": "[0.5]", "std": "[0.25]", "
 OTHER_TASKS = "; an image has one class here, its number; for several or for a value override check_targets and strata"
 
 
-class ImageDataModule(FeedModule, ABC):
+class ImageDataModule(FeedModule):
     """Labelled images, held whole as uint8 on the training device.
 
     For another task than one class an image, override two methods: ``check_targets(targets, name)`` to accept, say, N×C

@@ -1,5 +1,6 @@
 """How a data module's images reach the Trainer: on its device, split over the ranks, from any point of a run."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 from weakref import WeakSet
@@ -21,7 +22,7 @@ Images = ImageTensors | Files
 MOST_WORKERS = 16
 
 
-class FeedModule(LightningDataModule):
+class FeedModule(LightningDataModule, ABC):
     """The loaders of :class:`resnet18.data.base.ImageDataModule`, which sets ``train``, ``val`` and ``test``."""
 
     feed: Literal["resident", "streamed"] = "resident"
@@ -39,8 +40,9 @@ class FeedModule(LightningDataModule):
         self._streams: WeakSet[StreamedTrainLoader | StreamedEvaluationLoader] = WeakSet()
 
     @property
+    @abstractmethod
     def augmentation(self) -> Augmentation:
-        raise NotImplementedError
+        """The augmentation of the training images."""
 
     def feed_note(self) -> str:
         """How the images are fed, in a line for the user; after ``setup``."""
