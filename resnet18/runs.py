@@ -86,7 +86,7 @@ class Run:
         rows = [row for row in self.metrics if metric in row]
         if not rows:
             logged = sorted({name for row in self.metrics for name in row} - {"epoch", "step"})
-            raise KeyError(f"{metric} was not logged; {', '.join(logged) or 'nothing'} was")
+            raise KeyError(f"{metric} was not logged; available: {', '.join(logged) or 'nothing'}")
         return [int(row["step"]) + 1 for row in rows], [row[metric] for row in rows]  # Lightning logs steps from 0
 
 

@@ -156,7 +156,7 @@ class Arguments(LightningCLI):
         if refused := [changes[name] for name in changed if name.startswith(decided) and name not in MAY_CHANGE]:
             self.inputs.refuse_changes(refused)
         for change in changes.values():
-            say(f"given here, not as stored: {change}")
+            say(f"changed from the stored run: {change}")
 
     def set_num_classes(self) -> None:
         """Gives a network the number of classes where jsonargparse's link does not reach."""

@@ -94,13 +94,13 @@ def finished(checkpoint: dict[str, Any], trainer: Trainer, run: str) -> str | No
     for noun, done, limit in limits:
         if limit is not None and 0 <= limit <= done:
             longer = f"--trainer.max_{noun}s {2 * limit}"
-            return f"this run is finished: {done:,} of {counted(limit, noun)}; {longer} trains on"
+            return f"this run is finished: {done:,} of {counted(limit, noun)}; {longer} continues it"
     for callback in callbacks_of(trainer):
         state = checkpoint["callbacks"].get(callback.state_key, {})
         if isinstance(callback, Timer) and state:
             used = state["time_elapsed"]["train"]
             if used >= (callback.time_remaining() or math.inf):
-                return f"this run is finished: its {used:.0f} s are used up; a longer --trainer.max_time trains on"
+                return f"this run is finished: its {used:.0f} s are used up; a longer --trainer.max_time continues it"
         if isinstance(callback, EarlyStopping) and state.get("stopping_reason"):
             ended = f"{type(callback).__name__} ended it after {counted(epochs, 'epoch')}"
             return f"this run is finished: {ended}; --init_from {run} would start a new one"

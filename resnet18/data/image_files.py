@@ -142,7 +142,7 @@ class ImageFiles(ImageDataModule):
                 files = self._checked("test")
                 found.append(self._read(files, self._feed_of(len(files))[0]))
             except Exception as error:  # of the source's code; it matters to `lightning test` alone
-                rank_zero_info(f"the test images were not looked at: {error}")
+                rank_zero_info(f"the test images were not checked: {error}")
         self._report_broken(
             [f"  {files.root / name}: {reason}" for files, read in found for name, reason in read.broken.items()]
         )
@@ -167,9 +167,9 @@ class ImageFiles(ImageDataModule):
         more = [f"  and {len(lines) - SHOWN:,} more"] if len(lines) > SHOWN else []
         files, listing = counted(len(lines), "image file"), "\n".join(lines[:SHOWN] + more)
         if self.broken == "skip":
-            rank_zero_info(f"left out, for they can't be read: {files}\n{listing}")
+            rank_zero_info(f"left out because they can't be read: {files}\n{listing}")
             return
-        advice = "Take them away, or leave them out with --data.broken skip"
+        advice = "Remove them, or leave them out with --data.broken skip"
         raise RunError(f"data: {files} can't be read\n{listing}\n{advice}")
 
     def _open(self, part: Part) -> tuple[Images, Tensor]:

@@ -28,7 +28,7 @@ class Unlabelled(ImageFiles):
     ) -> None:
         channels, height, width = input_size
         if height != width or channels not in (1, 3):
-            raise ValueError(f"images can be brought to squares of 1 or 3 channels, not to {list(input_size)}")
+            raise ValueError(f"images are resized to squares of 1 or 3 channels, not to {list(input_size)}")
         super().__init__(image_size=height, channels=channels, mean=mean, std=std, **kwargs)
         self.images, self.class_names = Path(images).expanduser(), tuple(class_names)
 

@@ -40,7 +40,7 @@ def test_what_a_checkpoint_decides_is_not_changed_and_other_changes_are_printed(
     assert "the model comes from the checkpoint; changed: model.ema: 0.0 → 0.5" in done.err
     done = lightning("test", "--ckpt_path", trained, "--data.eval_batch_size", "100")
     assert done.status == 0, done.err
-    assert "given here, not as stored: data.eval_batch_size: 512 → 100" in done.out
+    assert "changed from the stored run: data.eval_batch_size: 512 → 100" in done.out
 
 
 def test_null_is_refused_by_file_and_key_unless_it_is_a_valid_value(lightning, tmp_path: Path) -> None:

@@ -71,10 +71,10 @@ def trainer(**options) -> Trainer:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"max_epochs": 3}, "this run is finished: 3 of 3 epochs; --trainer.max_epochs 6 trains on"),
+        ({"max_epochs": 3}, "this run is finished: 3 of 3 epochs; --trainer.max_epochs 6 continues it"),
         ({"max_epochs": 4}, None),
         ({"max_epochs": -1}, None),
-        ({"max_steps": 50}, "this run is finished: 60 of 50 steps; --trainer.max_steps 100 trains on"),
+        ({"max_steps": 50}, "this run is finished: 60 of 50 steps; --trainer.max_steps 100 continues it"),
         ({"max_steps": 61}, None),
     ],
 )

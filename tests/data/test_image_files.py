@@ -152,12 +152,12 @@ def test_broken_files_are_listed_before_anything_is_trained(images: Path, lightn
             "lightning fit: data: 2 image files can't be read",
             "  images/train/a dog/ü b.png: not an image of a known kind",
             "  images/train/cat/0.jpg: the file is empty",
-            "Take them away, or leave them out with --data.broken skip",
+            "Remove them, or leave them out with --data.broken skip",
         ]
         assert not Path("runs").exists()
     done = lightning(*TINY, "--data.broken", "skip", "--trainer.max_epochs", 1)
     assert done.status == 0
-    assert "left out, for they can't be read: 2 image files" in done.err
+    assert "left out because they can't be read: 2 image files" in done.err
     assert "19 images to train, 2 to validate" in done.out
 
 
@@ -345,7 +345,7 @@ def test_all_broken_files_are_listed_with_their_reasons(place: Path) -> None:
         ]
         assert lines[1].endswith(": the file is empty")
         assert lines[4].endswith(": a link that points nowhere")
-        assert lines[5] == "Take them away, or leave them out with --data.broken skip"
+        assert lines[5] == "Remove them, or leave them out with --data.broken skip"
 
 
 @pytest.mark.parametrize("feed", ["resident", "streamed"])
@@ -363,7 +363,7 @@ def test_broken_test_images_are_known_before_the_training(
     ]
     data = prepared(place, "fit", feed=feed, broken="skip")
     assert data.test is None
-    assert "left out, for they can't be read: 2 image files" in caplog.text
+    assert "left out because they can't be read: 2 image files" in caplog.text
     written = {path: path.stat().st_mtime_ns for path in (place.parent / "cache").iterdir()}
     data = prepared(place, "test", feed=feed, broken="skip")
     assert len(data.image_ids()) == 7
@@ -375,7 +375,7 @@ def test_wrong_test_images_are_refused_by_the_test_alone(place: Path, caplog: py
     shutil.rmtree(place / "test/cat")
     assert prepared(place).train is not None
     reason = f"the parts should have the same classes: {place}/test lacks cat"
-    assert f"the test images were not looked at: data.root: {reason}" in caplog.text
+    assert f"the test images were not checked: data.root: {reason}" in caplog.text
     with pytest.raises(RunError, match=reason):
         prepared(place, "test")
     shutil.rmtree(place / "test")

@@ -88,7 +88,7 @@ def test_an_epoch_cut_short_is_trained_to_its_end(lightning) -> None:
     assert lightning(*options, "--run_dir", "cut", "--trainer.max_steps", "27").status == 0
     assert last("cut")["global_step"] == 27
     done = lightning("fit", "--ckpt_path", "cut")
-    assert "this run is finished: 27 of 27 steps; --trainer.max_steps 54 trains on" in done.out
+    assert "this run is finished: 27 of 27 steps; --trainer.max_steps 54 continues it" in done.out
     done = lightning("fit", "--ckpt_path", "cut", "--trainer.max_steps", "-1")
     assert done.status == 0, done.err
     assert differences(Path("whole"), Path("cut")) == []

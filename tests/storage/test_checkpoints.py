@@ -57,8 +57,8 @@ def test_a_given_value_beats_the_stored_one_with_a_message(lightning, trained: P
         "validate", "--ckpt_path", trained, "--data.eval_batch_size", "7", "--trainer.precision", "bf16-mixed"
     )
     assert done.status == 0, done.err
-    assert "given here, not as stored: data.eval_batch_size: 512 → 7" in done.out
-    assert "given here, not as stored: trainer.precision: 32-true → bf16-mixed" in done.out
+    assert "changed from the stored run: data.eval_batch_size: 512 → 7" in done.out
+    assert "changed from the stored run: trainer.precision: 32-true → bf16-mixed" in done.out
 
 
 def test_the_model_of_a_checkpoint_cannot_be_changed(lightning, trained: Path) -> None:
@@ -109,7 +109,7 @@ def test_a_finished_run_says_so(lightning, trained: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     done = lightning("fit", "--ckpt_path", trained)
     assert done.status == 0
-    assert "this run is finished: 3 of 3 epochs; --trainer.max_epochs 6 trains on" in done.out
+    assert "this run is finished: 3 of 3 epochs; --trainer.max_epochs 6 continues it" in done.out
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
