@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from resnet18 import __version__
-from resnet18.cli import COMMANDS, LIGHTNINGS_OWN
+from resnet18.cli import COMMANDS, LIGHT, LIGHTNINGS_OWN
 from resnet18.errors import RunError, UsageError, hint
 
 HELP = """usage: {program} COMMAND [--config FILE] [--model.KEY VALUE] [--data.KEY VALUE] [--trainer.KEY VALUE]
@@ -49,7 +49,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # there takes the place of a library.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    return _run(program, command, arguments)
+    return (_run_light if command in LIGHT else _run)(program, command, arguments)
+
+
+def _run_light(program: str, command: str, arguments: list[str]) -> int:
+    try:
+        importlib.import_module(f"resnet18.commands.{command}").run(command, arguments)
+    except (UsageError, RunError) as error:
+        print(f"{program} {command}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        print(f"\n{program} {command}: stopped by SIGINT", file=sys.stderr)
+        return 128 + signal.SIGINT
+    return 0
 
 
 def _run(program: str, command: str, arguments: list[str]) -> int:

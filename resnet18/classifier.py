@@ -28,7 +28,7 @@ from resnet18.engine.inputs import check_pixels, check_size, checked_statistics,
 from resnet18.engine.loops import total_steps
 from resnet18.engine.module import ResumableModule
 from resnet18.engine.monitoring import check_watched
-from resnet18.errors import RunError, counted
+from resnet18.errors import DivergedError, counted
 from resnet18.losses import NAMED, Mixing
 from resnet18.metrics import MeanLoss, Mode, mode_of
 from resnet18.optimization import (
@@ -77,7 +77,7 @@ class Classifier(ResumableModule):
     Raises:
         ValueError: For a count that does not fit another.
         TypeError: In ``forward`` and ``normalize``, for what is no uint8 tensor; ValueError for one of another shape.
-        RunError: Where validation or test meets a loss that is not finite.
+        DivergedError: Where validation or test meets a loss that is not finite.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class Classifier(ResumableModule):
         # NaN logits would score like a plausible accuracy; the loss tells.
         if not torch.isfinite(loss.compute()):
             value, epoch = loss.compute().item(), self.current_epoch + 1
-            raise RunError(f"{stage}/loss is {value} in epoch {epoch}: the training diverged")
+            raise DivergedError(f"{stage}/loss is {value} in epoch {epoch}: the training diverged")
         # Metric objects, not their values: Lightning then resets them, and knows that they agree on every rank.
         self.log(f"{stage}/loss", loss)
         self.log_dict(scores)

@@ -1,4 +1,4 @@
-"""The two errors that end a command in a few lines instead of a traceback, and phrases that their messages share."""
+"""The errors that end a command in a few lines instead of a traceback, and phrases that their messages share."""
 
 import difflib
 from collections.abc import Iterable
@@ -10,6 +10,10 @@ class UsageError(Exception):
 
 class RunError(Exception):
     """A file, the data or the machine is not as needed; the command ends with exit status 1."""
+
+
+class DivergedError(RunError):
+    """The loss or the weights are no longer finite."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
@@ -45,3 +49,10 @@ def classes_below(*kinds: type) -> dict[str, type]:
 def counted(count: int, noun: str) -> str:
     """A number with its noun: 1 image, 2,000 images."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def written(name: str, value: float) -> str:
+    """A value as it is printed: top-k in %, all else with four decimals, or four digits from 1,000 on."""
+    if name.rpartition("/")[2].startswith("top"):
+        return f"{100 * value:.2f} %"
+    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"

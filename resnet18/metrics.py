@@ -40,10 +40,3 @@ class MeanLoss(Metric):
 def mode_of(metric: Metric) -> Mode | None:
     """Which way a metric gets better, as its class says; None where it doesn't say."""
     return {True: "max", False: "min"}.get(metric.higher_is_better)  # type: ignore[return-value, arg-type]
-
-
-def written(name: str, value: float) -> str:
-    """A value as it is printed: top-k in %, all else with four decimals, or four digits from 1,000 on."""
-    if name.rpartition("/")[2].startswith("top"):
-        return f"{100 * value:.2f} %"
-    return f"{value:.4f}" if abs(value) < 1000 else f"{value:.4g}"

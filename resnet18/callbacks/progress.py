@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from resnet18.engine.loops import at_log_point, batches_done
-from resnet18.metrics import written
+from resnet18.errors import written
 
 REDRAW_S = 0.5
 # The order in an epoch's line; the model's and the callbacks' other metrics stand between these.

@@ -7,5 +7,11 @@ COMMANDS = {
     "predict": "write a checkpoint's predictions for the test images, or for --images, to a CSV file",
     "check": "look for mistakes before training: data, loss at the start, overfit one batch",
     "bench": "measure a configuration on this machine: the feed, the bare loop and the Trainer side by side",
+    "runs": "list the runs of an experiment: what differs, state, best and test scores",
+    "report": "write a page on a run, or on several side by side, to open in any browser",
+    "seeds": "train a configuration with several seeds: mean, interval, and a paired test against others",
+    "sweep": "try the values of a W&B sweep file here, without an account",
+    "dashboard": "push a W&B workspace: sections and panels for the runs of a project",
 }
 LIGHTNINGS_OWN = ("fit", "validate", "test", "predict")  # the others are modules of resnet18.commands
+LIGHT = ("runs", "report", "seeds", "sweep", "dashboard")  # they start at once: nothing heavy is imported for them

@@ -1,6 +1,8 @@
 """``lightning fit``: the checks before a run has a directory, and the run."""
 
 import shlex
+import signal
+from textwrap import shorten
 
 from lightning.pytorch.loggers import WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -13,16 +15,32 @@ from resnet18.cli.messages import closing, finished, opening
 from resnet18.cli.program import Program
 from resnet18.cli.trainer_parts import check_clipping, check_limits, check_resuming
 from resnet18.engine.loops import batches_into_epoch, is_dry_run, limited_batches, planned_steps
-from resnet18.errors import UsageError
-from resnet18.storage.checkpoints import LAST, load_pretrained
+from resnet18.engine.stopping import Interrupted
+from resnet18.errors import DivergedError, UsageError
+from resnet18.storage.checkpoints import load_pretrained
 from resnet18.storage.class_paths import callables
 from resnet18.storage.loggers import start_wandb
 from resnet18.storage.provenance import own_sources, provenance, versions
-from resnet18.storage.records import create_run, write_config
+from resnet18.storage.records import LAST, create_run, write_config
+from resnet18.storage.status import DIVERGED, FAILED, FINISHED, STOPPED, Status
 
 
 class Fit(Program):
     """The command that trains."""
+
+    status: Status | None = None  # of a run with a directory, on rank 0
+
+    def start(self) -> None:
+        """Trains, and notes in the run's directory how that ended."""
+        state, reason = FINISHED, ""
+        try:
+            super().start()
+        except BaseException as error:
+            state, reason = _ending(error)
+            raise
+        finally:
+            if self.status is not None:
+                self.status.close(state, reason)
 
     def _fit(self) -> None:
         """Trains into a new directory, or into that of the resumed run."""
@@ -90,6 +108,7 @@ class Fit(Program):
             origin = provenance(self.config.seed_everything, self.datamodule.split_hash)
             sources = own_sources([self.inputs.model_class, *(made for _, made in callables(self.config))])
             create_run(self.directory, self.record, origin, sources, link=not self.config.run_dir)
+        self.status = Status(self.directory)
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 start_wandb(logger, self.metrics_file)
@@ -101,6 +120,14 @@ class Fit(Program):
         assert self.directory is not None
         best, can_test = self.config.best, self.datamodule.has_test
         say(closing(self.directory, best.monitor, best.mode, self.trainer, can_test))
+
+
+def _ending(error: BaseException) -> tuple[str, str]:
+    if isinstance(error, Interrupted):
+        return STOPPED, signal.Signals(error.signum).name
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return STOPPED, "SIGINT"
+    return DIVERGED if isinstance(error, DivergedError) else FAILED, shorten(str(error), 300)
 
 
 def run(command: str, arguments: list[str]) -> None:

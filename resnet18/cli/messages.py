@@ -15,10 +15,8 @@ from lightning.pytorch.callbacks import EarlyStopping, Timer
 from resnet18.classifier import Classifier
 from resnet18.data.base import ImageDataModule
 from resnet18.engine.loops import at_last_batch, callbacks_of
-from resnet18.errors import counted
-from resnet18.metrics import written
-from resnet18.storage.checkpoints import BEST, FOLDER, LAST
-from resnet18.storage.records import LATEST, read_metrics
+from resnet18.errors import counted, written
+from resnet18.storage.records import BEST, FOLDER, LAST, LATEST, read_metrics
 
 
 def opening(directory: Path, model: Classifier, data: ImageDataModule, trainer: Trainer, reason: str) -> str:

@@ -18,9 +18,9 @@ from resnet18.engine.checkpointing import BestCheckpoint, LastCheckpoint
 from resnet18.engine.divergence import FiniteLoss
 from resnet18.engine.stopping import GracefulStop, SavingStop
 from resnet18.storage.checkpoint_io import BackgroundCheckpointIO
-from resnet18.storage.checkpoints import FOLDER, run_directory
+from resnet18.storage.checkpoints import run_directory
 from resnet18.storage.class_paths import import_object
-from resnet18.storage.records import new_run_id
+from resnet18.storage.records import FOLDER, new_run_id
 
 
 @dataclass

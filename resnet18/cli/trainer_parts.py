@@ -24,7 +24,7 @@ from resnet18.engine.checkpointing import BestCheckpoint, LastCheckpoint
 from resnet18.engine.loops import callbacks_of, limited_batches
 from resnet18.engine.precision import unscales_itself
 from resnet18.errors import UsageError
-from resnet18.storage.checkpoints import BEST, LAST
+from resnet18.storage.records import BEST, LAST
 
 CALLBACK_OPTIONS = ("--trainer.callbacks", "--trainer.callbacks+", "--trainer.callbacks.class_path")
 REFUSED = {  # Lightning's callbacks

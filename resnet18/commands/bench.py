@@ -25,8 +25,8 @@ from rich.table import Table
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from resnet18.cli.trainer_parts import as_list
-from resnet18.commands import OneDevice
 from resnet18.commands.measure import Clock, Probe, bare, pull, ready_ahead, stopped_at_once
+from resnet18.commands.one_device import OneDevice
 from resnet18.engine.checkpointing import BestCheckpoint, LastCheckpoint
 from resnet18.errors import RunError, counted
 from resnet18.storage.provenance import measured_with, provenance

@@ -18,9 +18,10 @@ from rich.text import Text
 from torch import Tensor
 
 from resnet18.cli.arguments import say
-from resnet18.commands import OneDevice, check_network
+from resnet18.commands import check_network
 from resnet18.commands.check_data import Finding, balance, contact_sheet, duplicates, pixels, target_name
 from resnet18.commands.check_network import Batch, Network
+from resnet18.commands.one_device import OneDevice
 from resnet18.errors import RunError, counted
 from resnet18.storage.checkpoints import load_pretrained
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from resnet18.engine import loops
 from resnet18.metrics import Mode
-from resnet18.storage.checkpoints import BEST, LAST
+from resnet18.storage.records import BEST, LAST
 
 CLOCK_EVERY = 32  # steps, on several ranks
 

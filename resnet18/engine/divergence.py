@@ -18,7 +18,7 @@ from resnet18.engine import loops
 from resnet18.engine.checkpointing import LastCheckpoint
 from resnet18.engine.ranks import AsyncMax
 from resnet18.engine.stopping import GracefulStop
-from resnet18.errors import RunError
+from resnet18.errors import DivergedError
 
 REPORT = "diverged.json"
 SHOWN = 8  # images
@@ -91,7 +91,7 @@ class FiniteLoss(Callback):
             message += f"; the weights after step {trainer.global_step:,} are kept in {saved}"
         elif not finite:
             message += "; the step before has made the weights not finite, and they were not saved"
-        raise RunError(message)
+        raise DivergedError(message)
 
     def _report(self, trainer: Trainer, optimizer: Optimizer, losses: list[Tensor], rank: int) -> str:
         step, epoch = trainer.global_step + 1, trainer.current_epoch + 1

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from resnet18.engine.checkpointing import LastCheckpoint
 from resnet18.errors import RunError, UsageError
-from resnet18.storage.checkpoints import LAST
+from resnet18.storage.records import LAST
 
 PARENT_VARIABLE = "RESNET18_LAUNCHER"  # the process id of the rank that started this one
 POLL_S = 1.0

@@ -17,7 +17,7 @@ from lightning.fabric.utilities.apply_func import apply_to_collection
 from torch import Tensor
 
 from resnet18.errors import RunError
-from resnet18.storage.checkpoints import LAST, PREVIOUS
+from resnet18.storage.records import LAST, PREVIOUS
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

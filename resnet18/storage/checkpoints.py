@@ -24,8 +24,8 @@ from resnet18.errors import RunError
 from resnet18.optimization import head_name
 from resnet18.storage.class_paths import import_class, missing_module, refuse_foreign_code
 from resnet18.storage.networks import prepare_stored, refuse_foreign_weights, resize_head
+from resnet18.storage.records import BEST, CONFIG, FOLDER, LAST, PREVIOUS
 
-FOLDER, BEST, LAST, PREVIOUS = "checkpoints", "best.ckpt", "last.ckpt", "previous.ckpt"
 ZIP_START = b"PK\x03\x04"
 LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, protocol=2)  # what torch.save wrote before it wrote archives
 CONFIG_KEY = "config"  # where a checkpoint keeps the configuration of its run
@@ -52,7 +52,7 @@ def run_directory(checkpoint: Path) -> Path | None:
     """The run that a checkpoint lies in, or None for a file on its own."""
     folder = checkpoint.resolve().parent
     run = folder.parent
-    if folder.name != FOLDER or not (run / "config.yaml").is_file():
+    if folder.name != FOLDER or not (run / CONFIG).is_file():
         return None
     return run.relative_to(Path.cwd()) if run.is_relative_to(Path.cwd()) else run
 

@@ -1,4 +1,7 @@
-"""The files in a run's directory, written and read back: its configuration, its origin and its evaluations."""
+"""The files in a run's directory, written and read back: configuration, origin, state and evaluations.
+
+Light, for commands that only look at runs: nothing here imports torch.
+"""
 
 import contextlib
 import csv
@@ -14,10 +17,10 @@ from typing import Any
 import yaml
 
 from resnet18.errors import RunError, UsageError
-from resnet18.storage.checkpoints import FOLDER
 
+FOLDER, BEST, LAST, PREVIOUS = "checkpoints", "best.ckpt", "last.ckpt", "previous.ckpt"
 CONFIG, PROVENANCE, METRICS, EVALUATIONS = "config.yaml", "provenance.json", "metrics.csv", "evaluations.jsonl"
-CODE, LATEST = "code", "latest"
+STATUS, PICTURES, CODE, LATEST = "status.json", "evaluation", "code", "latest"
 
 
 def new_run_id() -> str:
@@ -56,6 +59,53 @@ def write_config(directory: Path, config: dict[str, Any]) -> None:
     partial = directory / f".{CONFIG}"
     partial.write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
     partial.replace(directory / CONFIG)
+
+
+def read_config(directory: Path) -> dict[str, Any]:
+    """A run's whole configuration.
+
+    Raises:
+        RunError: Where there is none, or it is broken.
+    """
+    path = directory / CONFIG
+    try:
+        content = yaml.load(path.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # 10×
+    except FileNotFoundError:
+        raise RunError(f"{directory} is not a run: it has no {CONFIG}") from None
+    except (OSError, yaml.YAMLError) as error:
+        raise RunError(f"{path} can't be read: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise RunError(f"{path} can't be read: it holds no keys and values")
+    return content
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Writes a JSON file, whole or not at all."""
+    partial = path.with_name(f".{path.name}")
+    partial.write_text(json.dumps(content, indent=1, default=str) + "\n")
+    partial.replace(path)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file's content; empty where there is no file.
+
+    Raises:
+        RunError: Where it is broken.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} can't be read: {error}") from None
+    if not isinstance(content, dict):
+        raise RunError(f"{path} can't be read: it holds no keys and values")
+    return content
+
+
+def evaluation_path(directory: Path, part: str) -> Path:
+    """Where a run keeps what its last evaluation on ``val`` or ``test`` found."""
+    return directory / f"evaluation-{part}.json"
 
 
 def read_metrics(directory: Path) -> list[dict[str, float]]:
