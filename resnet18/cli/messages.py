@@ -17,6 +17,7 @@ from resnet18.data.base import ImageDataModule
 from resnet18.engine.loops import at_last_batch, callbacks_of
 from resnet18.errors import counted, written
 from resnet18.storage.records import BEST, FOLDER, LAST, LATEST, read_metrics
+from resnet18.storage.wandb_parts import parts
 
 
 def opening(directory: Path, model: Classifier, data: ImageDataModule, trainer: Trainer, reason: str) -> str:
@@ -51,8 +52,10 @@ def closing(directory: Path, monitor: str, mode: str, trainer: Trainer, can_test
     lines.append(f"run     {directory}")
     if can_test:
         lines.append(f"test    lightning test --ckpt_path {shlex.quote(str(shown))}")
-    if any((directory / "wandb").glob("*run-*")):
-        lines.append(f"curves  wandb leet {shlex.quote(str(shown / 'wandb'))}")
+    if parts(directory):
+        side_by_side = directory.parent / "wandb"  # all runs of the experiment
+        curves = side_by_side if side_by_side.is_dir() else shown / "wandb"
+        lines.append(f"curves  wandb leet {shlex.quote(str(curves))}")
     return "\n".join(lines)
 
 
