@@ -58,14 +58,14 @@ def _grouped(content: dict[Any, Any], path: Path) -> dict[Any, Any]:
     grouped: dict[Any, Any] = {}
     for key, value in sorted(content.items(), key=lambda one: str(one[0]).count(".")):  # a group before its keys
         *groups, name = key.split(".") if isinstance(key, str) else [key]
-        place = grouped
+        place: dict[Any, Any] = grouped
         for group in groups:
-            inner = place.setdefault(group, {})
-            if isinstance(inner, str):  # the class that the key is an argument of
-                inner = place[group] = {"class_path": inner}
-            elif not isinstance(inner, dict):
+            inner = place.get(group, {})
+            if not isinstance(inner, dict | str):
                 raise UsageError(f"{path}: {key} can't be set: {group} is {'null' if inner is None else inner}")
-            place = inner
+            # A text names the class that the key is an argument of.
+            place[group] = {"class_path": inner} if isinstance(inner, str) else inner
+            place = place[group]
         place[name] = value
     return grouped
 
