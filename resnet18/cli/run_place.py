@@ -73,7 +73,8 @@ def run_name(place: Place, inputs: Inputs, record: dict[str, Any]) -> str:
     typed = [argument.partition("=")[0].removeprefix("--") for argument in inputs.arguments if argument[:2] == "--"]
     keys = [shown(key) for key in (*typed, *(key for _, content in inputs.files[1:] for key, _ in leaves(content)))]
     values = overview.leaves({name: value for name, value in record.items() if name not in overview.NOT_COMPARED})
-    keys = list(dict.fromkeys(key.removesuffix(".class_path") for key in keys))
+    keys = dict.fromkeys(key.removesuffix(".class_path") for key in keys)
+    keys = sorted(keys, key=lambda key: key.startswith("trainer."))  # the others tell more
     names = overview.short_names(key for key in keys if key in values and not key.startswith("trainer.logger"))
     differs = " ".join(f"{name}={overview.shown(values[key])}" for key, name in names.items())
     return " ".join(filter(None, (place.experiment, shorten(differs, NAME, placeholder=" …"), place.run_id[-4:])))

@@ -59,6 +59,10 @@ class WandbRun(WandbLogger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         if step is not None and (step, frozenset(metrics)) in self._stored:
             return
+        if not self._defined:
+            for axis in (STEP, self._prefixed("epoch")):
+                self.experiment.define_metric(axis, hidden=True)  # no curves of these
+            self._defined.add("epoch")
         for name in [
             name for name in metrics if name not in self._defined
         ]:  # each by its name, as `wandb leet` knows no `*`
