@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from resnet18.callbacks.evaluation import EvaluationRecord
 from resnet18.callbacks.predictions import PredictionTable
 from resnet18.callbacks.progress import EpochLines
 from resnet18.cli.arguments import Arguments, say, warn
@@ -134,6 +135,9 @@ class Program(Arguments):
             callbacks.append(self.table)
         if settings["enable_progress_bar"] is not False and not own_bar:
             callbacks.append(EpochLines())
+        if self.command != "predict":
+            self.evaluation = EvaluationRecord(None if settings["fast_dev_run"] else self._run())
+            callbacks.append(self.evaluation)
         if self.command == "fit" and not settings["fast_dev_run"]:
             assert self.directory is not None
             best, last = self.config_init["best"], self.config_init["last"]
@@ -143,6 +147,12 @@ class Program(Arguments):
             settings["logger"] = [*as_list(settings["logger"] or None), self.metrics_file]
         settings["callbacks"] = callbacks
         return self._trainer(settings)
+
+    def _run(self) -> Path | None:
+        """The directory of the run that is trained or scored; None for a checkpoint on its own."""
+        if self.command == "fit" or not self.checkpoint_path:
+            return self.directory
+        return run_directory(self.checkpoint_path)
 
     def _trainer(self, settings: dict[str, Any]) -> Trainer:
         settings["profiler"] = profiler_into(None if settings["fast_dev_run"] else self._run(), settings["profiler"])
@@ -156,10 +166,6 @@ class Program(Arguments):
         last = self.config_init["last"] if self.command == "fit" else None
         prepare_ranks(trainer, self.command, last, settings["sync_batchnorm"] is True)
         return trainer
-
-    def _run(self) -> Path | None:
-        """The directory of the run that is trained, or that was trained."""
-        return run_directory(self.checkpoint_path) if self.command != "fit" and self.checkpoint_path else self.directory
 
     def start(self) -> None:
         """Runs the command to its end."""
@@ -194,13 +200,23 @@ class Program(Arguments):
             if isinstance(state, dict) and "split_hash" in state:  # stored under the source's name
                 self.datamodule.load_state_dict(state)
 
-    @rank_zero_only
     def _report(self, results: Any) -> None:
-        metrics = results[0]
+        place = {"step": self.checkpoint["global_step"], "flip_tta": self.model.flip_tta, "given": self.overrides}
+        if (run := self._run()) and self.checkpoint_path:
+            checkpoint = self.checkpoint_path.resolve().relative_to(run.resolve()).as_posix()
+            place |= {"checkpoint": checkpoint, "epoch": self.checkpoint["epoch"]}
+        part = "val" if self.command == "validate" else "test"
+        try:
+            self.evaluation.write(self.trainer, part, place)  # on all ranks
+        except RunError as error:  # as in another user's run
+            warn(str(error))
+        self._print_scores(results[0])
+
+    @rank_zero_only
+    def _print_scores(self, metrics: dict[str, float]) -> None:
         averaged = "  with flip averaging" if self.model.flip_tta else ""
         say(f"{scores(metrics)}{averaged}  ({self.checkpoint_path}, step {self.checkpoint['global_step']:,})")
-        if run := self._run():
-            assert self.checkpoint_path is not None
+        if self.checkpoint_path and (run := self._run()):
             found = {"step": self.checkpoint["global_step"], "split_hash": self.datamodule.split_hash}
             found |= {"flip_tta": self.model.flip_tta, "given": self.overrides, **metrics}
             append_evaluation(run, self.command, self.checkpoint_path, found)
