@@ -57,7 +57,7 @@ def place_run(config: Namespace, inputs: Inputs) -> Place:
 
 
 def name_loggers(loggers: Any, place: Place) -> None:
-    """Gives every logger the run's directory, and W&B's the run's id."""
+    """Gives every logger the run's directory, and W&B's the run's id; refuses W&B's settings, which may hold a key."""
     for logger in as_list(loggers):
         if not isinstance(logger, Namespace) or (arguments := logger.get("init_args")) is None:
             continue
@@ -65,6 +65,9 @@ def name_loggers(loggers: Any, place: Place) -> None:
             arguments["save_dir"] = str(place.directory.absolute())  # W&B's service has another working directory
         made = import_object(logger.class_path)
         if isinstance(made, type) and issubclass(made, WandbLogger):
+            if arguments.get("settings") is not None:
+                meant = "set W&B's settings in the environment (WANDB_BASE_URL, WANDB_API_KEY, …)"
+                raise KeyedError("trainer.logger.settings", f"can't be given, for a run keeps its options; {meant}")
             arguments["id"] = place.run_id
 
 
