@@ -172,22 +172,23 @@ class Classifier(ResumableModule):
             inputs = laid_out(inputs, self.memory_format)  # on CUDA they come out of mixing in another
         return self.loss(self.backbone(inputs).float(), targets)
 
-    def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
-        self._score(batch, self.val_loss, self.val_scores)
+    def validation_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        return self._score(batch, self.val_loss, self.val_scores)
 
-    def test_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> None:
-        self._score(batch, self.test_loss, self.test_scores)
+    def test_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        return self._score(batch, self.test_loss, self.test_scores)
 
     def predict_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Prediction:
         images, _, positions = batch
         return Prediction(positions, *self.decide(self._evaluated(images)))
 
-    def _score(self, batch: tuple[Tensor, ...], loss: MeanLoss, scores: MetricCollection) -> None:
+    def _score(self, batch: tuple[Tensor, ...], loss: MeanLoss, scores: MetricCollection) -> Tensor:
         images, targets = batch[:2]
         logits = self._evaluated(images)
         mean = F.cross_entropy(logits, targets) if self.plain_loss else self.loss(logits, targets)
         loss.update(mean * len(targets), len(targets))
         scores.update(logits, targets)
+        return logits  # for callbacks
 
     def _evaluated(self, images: Tensor) -> Tensor:
         logits = self(images).float()

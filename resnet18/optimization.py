@@ -43,7 +43,9 @@ def trunk_groups(groups: Groups, head: nn.Module, trunk_lr: float) -> Groups:
     heads, trunks = [], []
     for group in groups:
         heads.append({**group, "params": [one for one in group["params"] if one in own]})
-        trunks.append({**group, "params": [one for one in group["params"] if one not in own], "lr": trunk_lr})
+        trunks.append(
+            {**group, "params": [one for one in group["params"] if one not in own], "lr": trunk_lr, "name": "backbone"}
+        )
     return [group for group in heads + trunks if group["params"]]
 
 

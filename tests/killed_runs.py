@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
+from resnet18.callbacks.training_log import MEASURED
+
 EACH = 40  # images of a class
 
 MODULE = '''
@@ -187,7 +189,7 @@ def _content(path: Path) -> dict[str, Any]:
 
 def _rows(run: Path) -> list[dict[str, str]]:
     with (run / "metrics.csv").open(newline="") as file:
-        return [{name: cell for name, cell in row.items() if name != "images_per_s"} for row in csv.DictReader(file)]
+        return [{name: cell for name, cell in row.items() if name not in MEASURED} for row in csv.DictReader(file)]
 
 
 def _unlike(one: Any, other: Any, where: str = "") -> Iterator[str]:

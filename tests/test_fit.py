@@ -22,8 +22,10 @@ SHORT = (*SMALL, "--trainer.max_epochs", "1", "--trainer.logger", "false")
 
 
 def test_a_run_directory_is_whole(trained: Path) -> None:
-    assert {path.name for path in trained.iterdir()} - {"evaluations.jsonl"} == {  # which other tests leave
-        *("config.yaml", "provenance.json", "metrics.csv", "checkpoints", "wandb")
+    others = {"evaluations.jsonl", "evaluation-test.json"}  # which other tests leave
+    assert {path.name for path in trained.iterdir()} - others == {
+        *("config.yaml", "provenance.json", "metrics.csv", "checkpoints", "wandb"),
+        *("status.json", "evaluation-val.json", "evaluation"),
     }
     assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert (trained.parent / "latest").resolve() == trained
@@ -44,7 +46,10 @@ def test_a_run_directory_is_whole(trained: Path) -> None:
 
 def test_metrics_csv_has_every_log_point_and_epoch(trained: Path) -> None:
     rows = list(csv.DictReader((trained / "metrics.csv").open()))
-    assert list(rows[0]) == ["epoch", "step", "train/loss", "lr", "images_per_s", "val/loss", "val/top1", "val/top5"]
+    assert list(rows[0]) == [
+        *("epoch", "step", "train/loss", "lr", "images_per_s", "step_ms", "grad_norm", "weight_norm", "memory_gb"),
+        *("val/loss", "val/top1", "val/top5", "best/loss", "best/top1", "best/top5", "best/epoch"),
+    ]
     training = [row for row in rows if row["train/loss"]]
     validation = [row for row in rows if row["val/top1"]]
     assert [int(row["step"]) for row in training] == [9, 19, 29, 39, 49, 59]  # 20 steps an epoch, logged every 10

@@ -12,6 +12,7 @@ import yaml
 from conftest import DROPOUT_NET, DROPOUT_RUN, start, wandb_records
 from killed_runs import differences
 
+from resnet18.callbacks.training_log import MEASURED
 from resnet18.storage.checkpoints import read_checkpoint
 
 RUN = (*DROPOUT_RUN, "--trainer.max_epochs", "4", "--run_dir", "run")
@@ -105,7 +106,7 @@ def test_killed_runs_have_every_row_once_in_wandb(lightning, tmp_path: Path) -> 
         assert (started["run_id"], started["resume"]) == ("run", True)  # or a server would begin anew with each part
     for row, other in zip(logged, written, strict=True):  # all parts together, in order
         assert row["trainer/global_step"] == int(other["step"])
-        values = {name: float(cell) for name, cell in other.items() if cell and name not in ("step", "images_per_s")}
+        values = {name: float(cell) for name, cell in other.items() if cell and name not in ("step", *MEASURED)}
         assert {name: row[name] for name in values} == pytest.approx(values, rel=1e-5)
 
 

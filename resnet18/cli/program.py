@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from resnet18.callbacks.evaluation import EvaluationRecord
 from resnet18.callbacks.predictions import PredictionTable
 from resnet18.callbacks.progress import EpochLines
 from resnet18.cli.arguments import Arguments, say, warn
@@ -31,6 +32,7 @@ from resnet18.engine.precision import choose_precision, emulation_warning, plugi
 from resnet18.engine.ranks import exit_together, prepare_ranks
 from resnet18.engine.seeding import StepSeeding
 from resnet18.errors import RunError, counted
+from resnet18.report.page import write_report
 from resnet18.storage.checkpoints import run_directory
 from resnet18.storage.loggers import wandb_without_questions
 from resnet18.storage.metrics_file import MetricsFile
@@ -134,6 +136,9 @@ class Program(Arguments):
             callbacks.append(self.table)
         if settings["enable_progress_bar"] is not False and not own_bar:
             callbacks.append(EpochLines())
+        if self.command != "predict":
+            self.evaluation = EvaluationRecord(None if settings["fast_dev_run"] else self._run())
+            callbacks.append(self.evaluation)
         if self.command == "fit" and not settings["fast_dev_run"]:
             assert self.directory is not None
             best, last = self.config_init["best"], self.config_init["last"]
@@ -194,17 +199,36 @@ class Program(Arguments):
             if isinstance(state, dict) and "split_hash" in state:  # stored under the source's name
                 self.datamodule.load_state_dict(state)
 
-    @rank_zero_only
     def _report(self, results: Any) -> None:
-        metrics = results[0]
+        place = {"step": self.checkpoint["global_step"], "flip_tta": self.model.flip_tta, "given": self.overrides}
+        if (run := self._run()) and self.checkpoint_path:
+            checkpoint = self.checkpoint_path.resolve().relative_to(run.resolve()).as_posix()
+            place |= {"checkpoint": checkpoint, "epoch": self.checkpoint["epoch"]}
+        part = "val" if self.command == "validate" else "test"
+        try:
+            self.evaluation.write(self.trainer, part, place)  # on all ranks
+        except RunError as error:  # as in another user's run
+            warn(str(error))
+        self._print_scores(results[0])
+
+    @rank_zero_only
+    def _print_scores(self, metrics: dict[str, float]) -> None:
         averaged = "  with flip averaging" if self.model.flip_tta else ""
         say(f"{scores(metrics)}{averaged}  ({self.checkpoint_path}, step {self.checkpoint['global_step']:,})")
-        if run := self._run():
-            assert self.checkpoint_path is not None
+        if (run := self._run()) and self.checkpoint_path:
             found = {"step": self.checkpoint["global_step"], "split_hash": self.datamodule.split_hash}
             found |= {"flip_tta": self.model.flip_tta, "given": self.overrides, **metrics}
             append_evaluation(run, self.command, self.checkpoint_path, found)
             track_evaluation(run, self.command, self.checkpoint, found)
+            self.write_report()
+
+    def write_report(self) -> None:
+        """Writes the run's page anew, unless that is switched off; a run does not fail by it."""
+        if (run := self._run()) and self.config.report:
+            try:
+                write_report(run)
+            except RunError as error:
+                warn(f"report: {error}")
 
     def _predict(self) -> None:
         self.trainer.predict(self.model, return_predictions=False, **self._evaluated())

@@ -19,10 +19,11 @@ from torch import Tensor
 
 from resnet18.cli.arguments import say
 from resnet18.commands import check_network
-from resnet18.commands.check_data import Finding, balance, contact_sheet, duplicates, pixels, target_name
+from resnet18.commands.check_data import Finding, balance, duplicates, pixels, target_name
 from resnet18.commands.check_network import Batch, Network
 from resnet18.commands.one_device import OneDevice
 from resnet18.errors import RunError, counted
+from resnet18.report.contact_sheet import contact_sheet
 from resnet18.storage.checkpoints import load_pretrained
 
 BATCHES = 4  # whose mean is the loss at the start

@@ -25,10 +25,15 @@ CLOCK_EVERY = 32  # steps, on several ranks
 class BestCheckpoint(ModelCheckpoint):
     """Keeps the weights of the epoch that validated best, without the optimizer's state.
 
+    It logs that epoch's ``val/`` metrics as ``best/``, and calls ``on_new_best(trainer, module)`` of callbacks that
+    have it.
+
     Args:
         monitor: A metric of the validation.
         mode: Whether more of it is better (``max``) or less (``min``); by default as the metric has it.
     """
+
+    improved = False  # whether the last validation was the best so far
 
     def __init__(self, monitor: str = "val/top1", mode: Mode | None = None) -> None:
         if monitor.startswith("test/"):
@@ -63,7 +68,22 @@ class BestCheckpoint(ModelCheckpoint):
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         # Of epochs that validate equally well it keeps the last, whose learning rate was the lowest.
         equal = current is not None and self.best_model_score is not None and bool(current == self.best_model_score)
-        return equal or super().check_monitor_top_k(trainer, current)
+        self.improved = equal or super().check_monitor_top_k(trainer, current)
+        return self.improved
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.improved = False
+        super().on_validation_end(trainer, pl_module)
+        if not self.improved:
+            return
+        epoch = trainer.current_epoch
+        scores = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
+        best = {f"best/{name.removeprefix('val/')}": value for name, value in scores.items()}
+        for logger in trainer.loggers:  # in a row of its own: W&B and metrics.csv keep the best apart from the last
+            logger.log_metrics({"epoch": epoch, **best, "best/epoch": epoch}, trainer.global_step - 1)  # steps from 0
+        for callback in loops.callbacks_of(trainer):
+            if hook := getattr(callback, "on_new_best", None):
+                hook(trainer, pl_module)
 
 
 class LastCheckpoint(Checkpoint):

@@ -67,6 +67,12 @@ def unscales_itself(optimizer: Optimizer) -> bool:
     return getattr(optimizer, "_step_supports_amp_scaling", False)
 
 
+def gradient_scale(trainer: Any, optimizer: Optimizer) -> float:
+    """What gradients are multiplied by when the optimizer gets them: 1, except for fused optimizers in float16."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    return scaler.get_scale() if scaler is not None and unscales_itself(optimizer) else 1.0
+
+
 def _device_type(accelerator: Any) -> str:
     if accelerator in ("cuda", "mps", "cpu"):
         return accelerator

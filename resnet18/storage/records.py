@@ -79,10 +79,11 @@ def read_config(directory: Path) -> dict[str, Any]:
     return content
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Writes a JSON file, whole or not at all."""
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Writes a JSON file with a line for each key, whole or not at all."""
+    lines = [f" {json.dumps(key)}: {json.dumps(value, default=str)}" for key, value in content.items()]
     partial = path.with_name(f".{path.name}")
-    partial.write_text(json.dumps(content, indent=1, default=str) + "\n")
+    partial.write_text("{\n" + ",\n".join(lines) + "\n}\n")
     partial.replace(path)
 
 

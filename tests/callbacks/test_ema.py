@@ -18,6 +18,7 @@ from torch.optim import SGD
 
 from resnet18 import Classifier, ImageTensors, load_run, resnet18
 from resnet18.callbacks.ema import RAW_WEIGHTS, WeightAverage
+from resnet18.callbacks.training_log import MEASURED
 from resnet18.data.feeds.resident import EvaluationLoader, TrainLoader
 from resnet18.storage.checkpoints import read_checkpoint
 
@@ -279,7 +280,7 @@ RUN = (
 
 def rows(run: str) -> list[dict[str, str]]:
     with Path(run, "metrics.csv").open() as file:
-        return [{name: cell for name, cell in row.items() if name != "images_per_s"} for row in csv.DictReader(file)]
+        return [{name: cell for name, cell in row.items() if name not in MEASURED} for row in csv.DictReader(file)]
 
 
 def test_a_run_with_an_average_is_scored_stopped_and_resumed(lightning) -> None:

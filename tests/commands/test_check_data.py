@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from resnet18.commands.check_data import balance, contact_sheet, target_name
+from resnet18.commands.check_data import balance, target_name
 
 NAMES = ("cat", "dog", "猫")
 
@@ -48,15 +48,3 @@ def test_a_target_is_shown_by_name_or_value(target: torch.Tensor, name: str) -> 
 
 def test_an_integer_that_is_no_class_number_is_shown_as_a_value() -> None:
     assert target_name(source(single_label=False), torch.tensor(99)) == "99"
-
-
-@pytest.mark.parametrize(
-    ("channels", "height", "width", "shown"),
-    [(1, 8, 8, 96), (2, 5, 9, 11 * 9), (3, 300, 40, 64), (4, 64, 64, 2 * 64)],  # pixels to a column
-)
-def test_the_picture_shows_images_of_any_shape(channels: int, height: int, width: int, shown: int) -> None:
-    images = torch.randint(256, (9, channels, height, width), dtype=torch.uint8)
-    captions = ["猫", "Zoë", "a name that is much too long for so small a picture", *"abcdef"]
-    picture = contact_sheet(images, captions)
-    assert picture.mode == "RGB"
-    assert picture.width == 8 * (shown + 8) + 8

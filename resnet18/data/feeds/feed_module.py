@@ -50,10 +50,12 @@ class FeedModule(LightningDataModule, ABC):
         assert isinstance(held, ImageTensors)
         return f"resident feed, {held.store.numel() / 1e6:,.1f} MB"
 
-    def image_ids(self) -> Sequence[str]:
-        """A name for each test image, in order, for the tables that ``predict`` writes."""
-        assert self.test is not None
-        return self.test.names or [str(number) for number in range(len(self.test))]
+    def image_ids(self, part: Literal["train", "val", "test"] = "test") -> Sequence[str]:
+        """A name for each image of a part, in order: its file's, or its number in the source."""
+        images = {"train": self.train, "val": self.val, "test": self.test}[part]
+        assert images is not None
+        rows = getattr(images, "rows", None)
+        return images.names or [str(number) for number in (range(len(images)) if rows is None else rows.tolist())]
 
     def batches(self, world_size: int = 1) -> int:
         """Batches of training images in an epoch on each rank; ValueError where there is none."""
