@@ -166,6 +166,10 @@ class Program(Arguments):
         prepare_ranks(trainer, self.command, last, settings["sync_batchnorm"] is True)
         return trainer
 
+    def _run(self) -> Path | None:
+        """The directory of the run that is trained, or that was trained."""
+        return run_directory(self.checkpoint_path) if self.command != "fit" and self.checkpoint_path else self.directory
+
     def start(self) -> None:
         """Runs the command to its end."""
         try:
