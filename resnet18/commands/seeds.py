@@ -20,6 +20,7 @@ from resnet18.cli.plain_parser import PlainParser
 from resnet18.errors import RunError, UsageError, hint
 from resnet18.report.seed_groups import SEED, SEEDS, choose_metric, read_group, refuse_other_protocol, sum_up
 from resnet18.report.seed_text import lines
+from resnet18.report.wandb_seeds import log_summary, summary
 from resnet18.storage.overview import differences, run_directories, shown
 from resnet18.storage.records import new_run_id, read_json, write_json
 from resnet18.storage.status import DIVERGED, FINISHED
@@ -146,4 +147,12 @@ def store(group: Path, found: dict[str, Any]) -> dict[str, Any]:
 
 
 def publish(group: Path, found: dict[str, Any]) -> None:
-    """Writes the report, and the summary as a run of W&B."""
+    """Writes the report, and the summary into W&B unless it has these numbers already."""
+    from resnet18.report.page import REPORT, write_comparison
+
+    runs = [run for run in read_group(group).values() if run.state == FINISHED]
+    if not runs or not found["n"]:
+        return
+    print(f"\nreport  {write_comparison([group / run.name for run in runs], group / REPORT)}")
+    if (numbers := summary(found)) != found["published"] and log_summary(group, found, runs[0].config):
+        write_json(group / SEEDS, {**found, "published": numbers})
