@@ -6,7 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import md5
 from pathlib import Path
@@ -16,6 +16,7 @@ from unittest.mock import patch
 import numpy
 import pytest
 from PIL import Image
+from wandb_server import WandbServer
 
 # Before anything imports W&B or Lightning: tests neither ask nor reach for a network.
 os.environ.update(WANDB_MODE="offline", WANDB_ERROR_REPORTING="false", WANDB_SILENT="true")
@@ -167,6 +168,15 @@ def wandb_records(part: Path) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(part)]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in shown.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def wandb_server() -> Iterator[WandbServer]:
+    """A stand-in for W&B's server; a process whose environment has ``wandb_server.environment`` goes online."""
+    server = WandbServer()
+    yield server
+    server.close()
+    assert server.errors == []
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,11 @@ from resnet18.storage.overview import Overview, overview
 from resnet18.storage.records import CONFIG, FOLDER, LAST, PREVIOUS
 from resnet18.storage.status import DIVERGED, FINISHED, RUNNING
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 SHOWN = 8  # last lines of a child that failed
 CAN_TEST = "test    lightning test "  # in what a run says at its end, if its source has test images
 
@@ -28,7 +33,9 @@ class Interrupted(SystemExit):
         self.name = signal.Signals(signum).name
 
 
-def train(group: Path, name: str, options: Sequence[str], environment: Mapping[str, str] | None = None) -> Overview:
+def train(
+    group: Path, name: str, options: Sequence[str], environment: Mapping[str, str] | None = None, test: bool = True
+) -> Overview:
     """Trains and tests the run ``group/name``, as far as that has not been done, and prints a line on it.
 
     What was stopped or killed is resumed from its checkpoint, and begun anew if it had none. A run that diverged is
@@ -37,6 +44,7 @@ def train(group: Path, name: str, options: Sequence[str], environment: Mapping[s
     Args:
         options: What follows ``lightning fit``.
         environment: Variables for the children beside this process's own.
+        test: Whether to test; not where runs are compared to choose among them.
 
     Returns:
         The run, finished or diverged; without test scores if its source has no test images.
@@ -59,12 +67,25 @@ def train(group: Path, name: str, options: Sequence[str], environment: Mapping[s
         if status and not ((directory / CONFIG).exists() and overview(directory).state == DIVERGED):
             raise failure(name, status, log)
     run = overview(directory)
-    if run.state == FINISHED and not run.test and has_test(log):
+    if test and run.state == FINISHED and not run.test and has_test(log):
         if status := _run(["test", "--ckpt_path", str(directory)], log, name, environment):
             raise failure(name, status, log)
         run = overview(directory)
-    print(line(name, run), flush=True)
+    print(line(name, run, test), flush=True)
     return run
+
+
+def wait_for_orphan(group: Path, name: str) -> None:
+    """Waits until the child of a process that was killed has trained the run ``group/name`` to its end."""
+    log = group / f"{name}.log"
+    if fcntl is None or not log.exists():
+        return
+    with log.open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            print(f"{name} is still being trained, by an earlier start; waiting for it", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def has_test(log: Path) -> bool:
@@ -73,12 +94,12 @@ def has_test(log: Path) -> bool:
     return any(one.startswith(CAN_TEST) for one in text.splitlines())
 
 
-def line(name: str, run: Overview) -> str:
+def line(name: str, run: Overview, test: bool = True) -> str:
     """A run in a line."""
     best = "" if run.best is None else f"{run.monitor} {written(run.monitor, run.best)}"
     scores = [f"{metric} {written(metric, value)}" for metric, value in run.test.items()]
     minutes = "" if run.minutes is None else f"{run.minutes:.1f} min"
-    parts = [name, run.state, counted(run.epochs, "epoch"), best, *(scores or ["not tested"]), minutes]
+    parts = [name, run.state, counted(run.epochs, "epoch"), best, *(scores or ["not tested"] * test), minutes]
     return "  ".join(part for part in parts if part)
 
 
@@ -99,6 +120,8 @@ def _run(arguments: Sequence[str], log: Path, name: str, environment: Mapping[st
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "resnet18", *arguments]
     with log.open("ab") as out, Console().status(Text(name)) as shown:
+        if fcntl is not None:
+            fcntl.flock(out, fcntl.LOCK_EX)  # the child's stdout, so it keeps the lock when this process is killed
         out.write(f"\n$ {shlex.join(command)}\n".encode())
         out.flush()
         # In a session of its own: Ctrl-C reaches it once, from here. A second one would end it without a checkpoint.

@@ -13,14 +13,15 @@ from resnet18.cli.dry_run import check_forward, check_scoring
 from resnet18.cli.explain import KeyedError
 from resnet18.cli.messages import closing, finished, opening
 from resnet18.cli.program import Program
+from resnet18.cli.tracking import described, finish_tracking
 from resnet18.cli.trainer_parts import check_clipping, check_limits, check_resuming
 from resnet18.engine.loops import batches_into_epoch, is_dry_run, limited_batches, planned_steps
 from resnet18.engine.stopping import Interrupted
 from resnet18.errors import DivergedError, UsageError
 from resnet18.storage.checkpoints import load_pretrained
 from resnet18.storage.class_paths import callables
-from resnet18.storage.loggers import start_wandb
-from resnet18.storage.provenance import own_sources, provenance, versions
+from resnet18.storage.loggers import WandbRun, start_wandb
+from resnet18.storage.provenance import own_sources, provenance
 from resnet18.storage.records import LAST, create_run, write_config
 from resnet18.storage.status import DIVERGED, FAILED, FINISHED, STOPPED, Status
 
@@ -39,8 +40,10 @@ class Fit(Program):
             state, reason = _ending(error)
             raise
         finally:
-            if self.status is not None:
+            if self.status is not None and self.directory is not None:
+                finish_tracking(self.trainer.loggers, self.directory, ended=state == FINISHED)
                 self.status.close(state, reason)
+                self.write_report()
 
     def _fit(self) -> None:
         """Trains into a new directory, or into that of the resumed run."""
@@ -105,21 +108,25 @@ class Fit(Program):
         if self.resumes:
             write_config(self.directory, self.record)
         else:
-            origin = provenance(self.config.seed_everything, self.datamodule.split_hash)
+            origin = {"name": self.run_name, **provenance(self.config.seed_everything, self.datamodule.split_hash)}
             sources = own_sources([self.inputs.model_class, *(made for _, made in callables(self.config))])
             create_run(self.directory, self.record, origin, sources, link=not self.config.run_dir)
         self.status = Status(self.directory)
+        settings = {name: value for name, value in self.record["trainer"].items() if name != "logger"}
+        found = {**self.record, "trainer": settings, **described(self.directory, self.model, self.datamodule)}
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
-                start_wandb(logger, self.metrics_file)
-            logger.log_hyperparams({**self.record, "versions": versions()})
+                start_wandb(logger, self.directory, self.metrics_file.rows())
+            if isinstance(logger, WandbRun):
+                logger.epoch_axis = self.trainer.val_check_interval in (None, 1.0)
+            logger.log_hyperparams(found)
         say(opening(self.directory, self.model, self.datamodule, self.trainer, self.precision_reason))
 
     @rank_zero_only
     def _close_run(self) -> None:
         assert self.directory is not None
         best, can_test = self.config.best, self.datamodule.has_test
-        say(closing(self.directory, best.monitor, best.mode, self.trainer, can_test))
+        say(closing(self.directory, best.monitor, best.mode, self.trainer, can_test, self.config.report))
 
 
 def _ending(error: BaseException) -> tuple[str, str]:

@@ -24,15 +24,18 @@ from resnet18.cli.lr_finder import take_finder
 from resnet18.cli.messages import scores
 from resnet18.cli.monitors import follow_metrics
 from resnet18.cli.parser import make
-from resnet18.cli.run_place import add_writers, name_loggers, place_run
+from resnet18.cli.run_place import add_writers, name_loggers, place_run, run_name
+from resnet18.cli.tracking import track_evaluation
 from resnet18.cli.trainer_parts import as_list, check_flags, clip_fused
 from resnet18.engine.overhead import profiler_into, report_of
 from resnet18.engine.precision import choose_precision, emulation_warning, plugin_decides
 from resnet18.engine.ranks import exit_together, prepare_ranks
 from resnet18.engine.seeding import StepSeeding
 from resnet18.errors import RunError, counted
+from resnet18.report.page import write_report
 from resnet18.storage.checkpoints import run_directory
-from resnet18.storage.loggers import MetricsFile, finish_wandb, wandb_without_questions
+from resnet18.storage.loggers import wandb_without_questions
+from resnet18.storage.metrics_file import MetricsFile
 from resnet18.storage.networks import resize_head
 from resnet18.storage.records import METRICS, append_evaluation
 
@@ -69,6 +72,7 @@ class Program(Arguments):
         if self.config.trainer.logger is True:
             self.config.trainer.logger = self.parser.get_defaults().trainer.logger
         name_loggers(self.config.trainer.logger, place)
+        self.run_name = run_name(place, self.inputs, self.record)
 
     def _choose_precision(self) -> None:
         """Fills in a precision that was left out, before the configuration is stored: a run keeps its own."""
@@ -82,7 +86,7 @@ class Program(Arguments):
             trainer.precision, self.precision_reason = choose_precision(trainer.accelerator)
 
     def instantiate_classes(self) -> None:
-        wandb_without_questions()
+        wandb_without_questions(self._run())
         try:
             made = self.config_init = self.parser.instantiate(self.config)
         except (ValueError, TypeError, MisconfigurationException) as error:
@@ -145,12 +149,6 @@ class Program(Arguments):
         settings["callbacks"] = callbacks
         return self._trainer(settings)
 
-    def _run(self) -> Path | None:
-        """The directory of the run that is trained or scored; None for a checkpoint on its own."""
-        if self.command == "fit" or not self.checkpoint_path:
-            return self.directory
-        return run_directory(self.checkpoint_path)
-
     def _trainer(self, settings: dict[str, Any]) -> Trainer:
         settings["profiler"] = profiler_into(None if settings["fast_dev_run"] else self._run(), settings["profiler"])
         try:
@@ -164,21 +162,21 @@ class Program(Arguments):
         prepare_ranks(trainer, self.command, last, settings["sync_batchnorm"] is True)
         return trainer
 
+    def _run(self) -> Path | None:
+        """The directory of the run that is trained, or that was trained."""
+        return run_directory(self.checkpoint_path) if self.command != "fit" and self.checkpoint_path else self.directory
+
     def start(self) -> None:
         """Runs the command to its end."""
-        status = 1
         try:
             with exit_together(self.trainer):
                 getattr(self, f"_{self.command}")()
             if report := report_of(self.trainer):
                 say(f"profile {report}")
-            status = 0
         except (MisconfigurationException, TrainingSpikeException) as error:  # Lightning's, in mid-run
             raise RunError(" ".join(str(error).split())) from error
         finally:
             self.datamodule.teardown(self.command)
-            if self.trainer.is_global_zero:
-                finish_wandb(self.trainer.loggers, status)
 
     def _validate(self) -> None:
         self._report(self.trainer.validate(self.model, verbose=False, **self._evaluated()))
@@ -217,10 +215,20 @@ class Program(Arguments):
     def _print_scores(self, metrics: dict[str, float]) -> None:
         averaged = "  with flip averaging" if self.model.flip_tta else ""
         say(f"{scores(metrics)}{averaged}  ({self.checkpoint_path}, step {self.checkpoint['global_step']:,})")
-        if self.checkpoint_path and (run := self._run()):
+        if (run := self._run()) and self.checkpoint_path:
             found = {"step": self.checkpoint["global_step"], "split_hash": self.datamodule.split_hash}
             found |= {"flip_tta": self.model.flip_tta, "given": self.overrides, **metrics}
             append_evaluation(run, self.command, self.checkpoint_path, found)
+            track_evaluation(run, self.command, self.checkpoint, found)
+            self.write_report()
+
+    def write_report(self) -> None:
+        """Writes the run's page anew, unless that is switched off; a run does not fail by it."""
+        if (run := self._run()) and self.config.report:
+            try:
+                write_report(run)
+            except RunError as error:
+                warn(f"report: {error}")
 
     def _predict(self) -> None:
         self.trainer.predict(self.model, return_predictions=False, **self._evaluated())

@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from jsonargparse import Namespace
@@ -12,15 +13,19 @@ from lightning.pytorch.loggers import WandbLogger
 
 from resnet18.classifier import Classifier
 from resnet18.cli.command_inputs import Inputs
+from resnet18.cli.config_files import leaves, shown
 from resnet18.cli.explain import KeyedError
 from resnet18.cli.trainer_parts import as_list, prepare_callbacks
 from resnet18.engine.checkpointing import BestCheckpoint, LastCheckpoint
 from resnet18.engine.divergence import FiniteLoss
 from resnet18.engine.stopping import GracefulStop, SavingStop
+from resnet18.storage import overview
 from resnet18.storage.checkpoint_io import BackgroundCheckpointIO
 from resnet18.storage.checkpoints import run_directory
 from resnet18.storage.class_paths import import_object
 from resnet18.storage.records import FOLDER, new_run_id
+
+NAME = 90  # characters of a W&B run's name, which has at most 128
 
 
 @dataclass
@@ -43,14 +48,16 @@ def place_run(config: Namespace, inputs: Inputs) -> Place:
     if not resumed and leads_elsewhere:
         allowed = "without slashes, control characters or a dot at its start"
         raise KeyedError("experiment", f"must be a name {allowed}, not {experiment!r}")
-    run_id = new_run_id()  # on several ranks rank 0's counts; the writers get it from there
+    # W&B gives a sweep's trial its id. On several ranks rank 0's counts; the writers get it from there.
+    trial = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
+    run_id = trial or new_run_id()
     directory = Path(config.run_dir) if config.run_dir else resumed or Path("runs", experiment, run_id)
     run_id = run_id if not config.run_dir and not resumed else directory.name
     return Place(experiment, run_id, directory, directory == resumed)
 
 
 def name_loggers(loggers: Any, place: Place) -> None:
-    """Gives every logger the run's directory and name."""
+    """Gives every logger the run's directory, and W&B's the run's id."""
     for logger in as_list(loggers):
         if not isinstance(logger, Namespace) or (arguments := logger.get("init_args")) is None:
             continue
@@ -59,8 +66,17 @@ def name_loggers(loggers: Any, place: Place) -> None:
         made = import_object(logger.class_path)
         if isinstance(made, type) and issubclass(made, WandbLogger):
             arguments["id"] = place.run_id
-            given = arguments.get("name") or os.environ.get("WANDB_NAME")
-            arguments["name"] = given or f"{place.experiment}/{place.run_id}"
+
+
+def run_name(place: Place, inputs: Inputs, record: dict[str, Any]) -> str:
+    """The experiment, what options and all configuration files but the first set, and the id's last characters."""
+    typed = [argument.partition("=")[0].removeprefix("--") for argument in inputs.arguments if argument[:2] == "--"]
+    keys = [shown(key) for key in (*typed, *(key for _, content in inputs.files[1:] for key, _ in leaves(content)))]
+    values = overview.leaves({name: value for name, value in record.items() if name not in overview.NOT_COMPARED})
+    keys = list(dict.fromkeys(key.removesuffix(".class_path") for key in keys))
+    names = overview.short_names(key for key in keys if key in values and not key.startswith("trainer.logger"))
+    differs = " ".join(f"{name}={overview.shown(values[key])}" for key, name in names.items())
+    return " ".join(filter(None, (place.experiment, shorten(differs, NAME, placeholder=" …"), place.run_id[-4:])))
 
 
 def add_writers(

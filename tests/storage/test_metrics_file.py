@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from resnet18.errors import RunError
-from resnet18.storage.loggers import MetricsFile
+from resnet18.storage.metrics_file import MetricsFile
 
 
 def rows(path: Path) -> list[tuple[str, str, str]]:

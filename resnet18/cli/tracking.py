@@ -1,0 +1,59 @@
+"""What W&B gets besides the rows of a run: what describes it, evaluations, pictures and checkpoints."""
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from resnet18.classifier import Classifier
+from resnet18.data.base import ImageDataModule
+from resnet18.report.wandb_media import log_evaluation
+from resnet18.storage.loggers import WandbRun, finish_wandb, reopen_wandb, started
+from resnet18.storage.records import FOLDER, PROVENANCE, read_json
+
+PARTS = {"validate": "val", "test": "test"}  # of the data
+
+
+def described(directory: Path, model: Classifier, data: ImageDataModule) -> dict[str, Any]:
+    """What to find and sort runs by, besides their configurations."""
+    assert data.train is not None
+    assert data.val is not None
+    origin = read_json(directory / PROVENANCE)
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.backbone.parameters()),
+        "images": {"train": len(data.train), "val": len(data.val)},
+        "split_hash": data.split_hash,
+        "git": (origin["git"] or {}).get("sha"),
+        "versions": origin["versions"],
+    }
+
+
+def track_evaluation(directory: Path, command: str, checkpoint: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    """Adds an evaluation to a run's W&B run: with options of its own under another name, not to be taken for it."""
+    section = "_".join([command, *["flip_tta"] * found["flip_tta"], *["changed"] * bool(found["given"])])
+    scores = {f"{section}/{name.partition('/')[2]}": value for name, value in found.items() if "/" in name}
+    try:
+        if logger := reopen_wandb(directory):
+            logger.log_metrics({"epoch": checkpoint["epoch"], **scores}, checkpoint["global_step"] - 1)
+            _draw(logger, directory, PARTS[command], section)
+            finish_wandb([logger], 0)
+    except Exception as error:
+        print(f"W&B did not take the scores: {str(error).partition(chr(10))[0]}", file=sys.stderr)
+
+
+def finish_tracking(loggers: Iterable[Logger], directory: Path, ended: bool) -> None:
+    """Adds the last evaluation to the W&B runs and ends them; of a run that was not stopped also the checkpoints."""
+    for logger in started(loggers):
+        _draw(logger, directory, "val", "val")
+        if ended and isinstance(logger, WandbRun):
+            logger.upload(directory / FOLDER)
+        finish_wandb([logger], 0 if ended else 1)
+
+
+def _draw(logger: WandbLogger, directory: Path, part: str, section: str) -> None:
+    try:
+        log_evaluation(logger, directory, part, section)
+    except Exception as error:  # of any library: it must not hide how the run ended
+        print(f"W&B gets no pictures: {str(error).partition(chr(10))[0]}", file=sys.stderr)
