@@ -18,17 +18,6 @@ GROUPS = ("model", "trainer", "best", "last")
 KEYS = (
     *("seed_everything", "data", "experiment", "init_from", "run_dir", "ckpt_path"),
     *("flip_tta", "output", "images", "report"),
-        "seed_everything",
-        "data",
-        "experiment",
-        "init_from",
-        "run_dir",
-        "ckpt_path",
-        "flip_tta",
-        "output",
-        "images",
-        "report",
-    ),
     *GROUPS,
 )
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
