@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from resnet18.cli.children import Interrupted, train
+from resnet18.cli.children import Interrupted, train, wait_for_orphan
 from resnet18.cli.plain_parser import PlainParser
 from resnet18.errors import RunError, UsageError, hint
 from resnet18.report.seed_groups import SEED, SEEDS, choose_metric, read_group, refuse_other_protocol, sum_up
@@ -60,6 +60,7 @@ def run(command: str, arguments: list[str]) -> None:
     found: dict[str, Any] = {}
     for seed in range(options.first, options.first + options.n):
         try:
+            wait_for_orphan(group, f"seed-{seed}")
             train(group, f"seed-{seed}", [*fit, f"--{SEED}={seed}"], environment)
         except Interrupted as stop:
             print(f"\nlightning seeds: stopped by {stop.name}; the same command goes on from here", file=sys.stderr)
@@ -118,14 +119,15 @@ def refuse_group(group: Path, config: Mapping[str, Any]) -> None:
     """Raises UsageError for a group's directory that holds something else, or runs of another configuration."""
     way_out = "; --group NAME starts another group"
     if group.parent != RUNS or group.name[:1] in ("", ".") or not group.name.isprintable():
-        raise UsageError(f"--group: {group.name} should be a plain name below {RUNS}")
+        raise UsageError(f"--group: {str(group)[len(str(RUNS)) + 1 :]} should be a plain name below {RUNS}")
     runs = read_group(group)
     if strange := [run.name for run in run_directories(group) if run not in {one.directory for one in runs.values()}]:
         raise UsageError(f"{group} holds runs that are not of seeds: {', '.join(strange[:3])}{way_out}")
     for run in runs.values():
+        stored = {name: part for name, part in config.items() if name in run.config}
         changed = {
             key: values
-            for key, values in differences([dict(config), run.config]).items()
+            for key, values in differences([stored, run.config]).items()
             # What fit fills in: the direction follows from the metric, the precision from the machine.
             if key != SEED and not key.endswith(".mode") and not (key == "trainer.precision" and values[0] is None)
         }

@@ -29,7 +29,7 @@ def make(trained: Path, tmp_path: Path) -> Make:
             for file in ("metrics.csv", "status.json"):
                 shutil.copy(trained / file, run)
             write_json(run / "provenance.json", {**read_json(trained / "provenance.json"), "split_hash": split})
-            config = {**read_config(trained), "seed_everything": seed}
+            config: dict[str, Any] = {**read_config(trained), "seed_everything": seed}
             for key, value in changes.items():
                 *above, last = key.split("__")
                 part = config

@@ -2,8 +2,13 @@ from resnet18.report.seed_text import lines
 
 SEED = {"seed": 1, "value": 0.25, "state": "finished"}
 LOSS = {
-    **{"group": "a", "metric": "val/loss", "n": 3, "mean": 0.25, "sd": 0.05, "min": 0.2, "max": 0.3, "ci95": [0.1, 0.4]},
-    **{"test_error": None, "test_images": 143, "per_seed": [SEED, {"seed": 12, "value": None, "state": "diverged"}]},
+    **{"group": "a", "metric": "val/loss", "n": 3, "mean": 0.25, "sd": 0.05, "min": 0.2, "max": 0.3},
+    **{
+        "ci95": [0.1, 0.4],
+        "test_error": None,
+        "test_images": 143,
+        "per_seed": [SEED, {"seed": 12, "value": None, "state": "diverged"}],
+    },
 }
 PAIRS = {
     **{"group": "b", "n": 1, "mean_difference": -0.01, "ci95": None, "p": None, "sign_flip_p": None, "floor": 1.0},

@@ -6,8 +6,13 @@ from conftest import wandb_records
 from resnet18.report.wandb_seeds import log_summary, summary
 
 FOUND = {
-    **{"metric": "test/top1", "mean": 0.98, "sd": 0.01, "ci95": (0.96, 1.0), "n": 3, "wandb_id": "20261124-100000-abcd"},
-    **{"against": {"mean_difference": 0.02, "p": None}, "command": "lightning seeds --n 3", "split_hash": "abc"},
+    **{"metric": "test/top1", "mean": 0.98, "sd": 0.01, "ci95": (0.96, 1.0), "n": 3},
+    **{
+        "wandb_id": "20261124-100000-abcd",
+        "against": {"mean_difference": 0.02, "p": None},
+        "command": "lightning seeds --n 3",
+        "split_hash": "abc",
+    },
 }
 LOGGER = {"class_path": "resnet18.storage.loggers.WandbRun", "init_args": {"project": "mine", "entity": None}}
 
@@ -30,6 +35,7 @@ def test_it_is_a_run_of_its_own_in_the_groups_directory(tmp_path: Path, monkeypa
     group.mkdir()
     assert log_summary(group, FOUND, {"trainer": {"logger": LOGGER}})
     (part,) = (group / "wandb").glob("offline-run-*")
+    assert not home.exists()
     records = wandb_records(part)
     (started,) = [record["run"] for record in records if record["type"] == "run"]
     assert (started["job_type"], started["run_group"], started["project"]) == ("seeds", "digits-seeds", "mine")
@@ -37,7 +43,6 @@ def test_it_is_a_run_of_its_own_in_the_groups_directory(tmp_path: Path, monkeypa
     assert started["config"]["update"]["command"] == "lightning seeds --n 3"
     logged = [record["summary"]["update"] for record in records if record["type"] == "summary"]
     assert logged[0] == summary(FOUND)
-    assert not any(path.is_file() for path in home.rglob("*"))
 
 
 def test_runs_without_wandb_have_no_summary_there(tmp_path: Path) -> None:
