@@ -128,7 +128,10 @@ def test_a_diverged_seed_is_named_and_ends_the_command_with_1(lightning, make, a
         (["--seed_everything=3"], "--seed_everything can't be given: --first and --n choose the seeds"),
         (["--run_dir", "x"], "--run_dir can't be given: --group names the directory below runs/"),
         (["--group", "../x"], "--group: ../x should be a plain name below runs"),
-        (["--against", "digits-sees", "--group=x"], "--against: digits-sees is not below runs; did you mean digits-see"),
+        (
+            ["--against", "digits-sees", "--group=x"],
+            "--against: digits-sees is not below runs; did you mean digits-seeds?",
+        ),
         (["--against", "digits-seeds"], "--against: digits-seeds is this group itself; --group NAME starts another"),
         (["--against", "digits", "--group", "x"], "--against: digits holds no runs of seeds"),
         (["--group", "digits"], "runs/digits holds runs that are not of seeds: one; --group NAME starts another group"),
