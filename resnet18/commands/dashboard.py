@@ -83,9 +83,10 @@ def run(command: str, arguments: list[str]) -> None:
     if given.dry_run:
         print(json.dumps(serialised(made), indent=1))
         return
+    os.environ["WANDB_MODE"] = "online"  # offline is meant for runs
+    os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    os.environ.setdefault("WANDB_SILENT", "true")
     try:
         if not wandb.login(prompt=False, verify=True):
             raise RunError("W&B has no API key here: wandb login, or --dry_run")

@@ -53,7 +53,9 @@ def test_a_run_logs_what_the_panels_show(trained: Path, tmp_path: Path, lightnin
     assert {"epoch", STEP} <= logged
 
 
-def test_it_is_pushed_to_the_project(wandb_server: WandbServer, lightning, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_pushed_to_the_project(
+    wandb_server: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pushed: list[dict[str, Any]] = []
 
     def upsert(given: dict[str, Any]) -> dict[str, Any]:
@@ -61,11 +63,11 @@ def test_it_is_pushed_to_the_project(wandb_server: WandbServer, lightning, monke
         return {"view": {"id": "view", "name": given["name"]}, "inserted": True}
 
     monkeypatch.setattr(wandb_server, "on_upsert_view", upsert, raising=False)
-    for name, value in wandb_server.environment.items():
-        monkeypatch.setenv(name, value)
-    done = lightning("dashboard", "--project", "digits", "--entity", "someone")
-    assert done.status == 0, done.err
-    assert wandb_server.url in done.out
+    environment = {**wandb_server.environment, "WANDB_MODE": "offline"}  # which is for runs
+    pushing = start(["dashboard", "--project", "digits"], tmp_path, **environment)
+    out, err = pushing.communicate(timeout=60)
+    assert pushing.returncode == 0, err
+    assert out.startswith(wandb_server.url)
     assert (pushed[0]["entityName"], pushed[0]["projectName"]) == ("someone", "digits")
     assert masked(json.loads(pushed[0]["spec"])) == json.loads(STORED.read_text())["spec"]
 
