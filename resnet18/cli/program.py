@@ -32,6 +32,7 @@ from resnet18.engine.precision import choose_precision, emulation_warning, plugi
 from resnet18.engine.ranks import exit_together, prepare_ranks
 from resnet18.engine.seeding import StepSeeding
 from resnet18.errors import RunError, counted
+from resnet18.report.page import write_report
 from resnet18.storage.checkpoints import run_directory
 from resnet18.storage.loggers import wandb_without_questions
 from resnet18.storage.metrics_file import MetricsFile
@@ -219,6 +220,15 @@ class Program(Arguments):
             found |= {"flip_tta": self.model.flip_tta, "given": self.overrides, **metrics}
             append_evaluation(run, self.command, self.checkpoint_path, found)
             track_evaluation(run, self.command, self.checkpoint, found)
+            self.write_report()
+
+    def write_report(self) -> None:
+        """Writes the run's page anew, unless that is switched off; a run does not fail by it."""
+        if (run := self._run()) and self.config.report:
+            try:
+                write_report(run)
+            except RunError as error:
+                warn(f"report: {error}")
 
     def _predict(self) -> None:
         self.trainer.predict(self.model, return_predictions=False, **self._evaluated())

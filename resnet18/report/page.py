@@ -84,20 +84,17 @@ def page(run: Run, place: str) -> str:
 def comparison(runs: Sequence[Run]) -> str:
     """The page on several runs: their curves laid over each other, their scores, and what differs."""
     names, problems = _letters(len(runs)), list[str]()
+
+    def section(title: str, draw: Callable[[], str]) -> str:
+        return _section(title, _attempt(problems, draw))
+
     found = [f'<p class="warn">{text(warning)}</p>' for warning in warnings(runs, names)]
-    sections = [
-        _attempt(problems, lambda: tables.scores(runs, names)),
-        _section(
-            "What differs between their configurations",
-            _attempt(problems, lambda: tables.config_differences(runs, names)),
-        ),
-        _section("Curves", _attempt(problems, lambda: curves(runs, names))),
-    ]
-    groups = {run.directory.parent: run for run in runs if run.seeds}
-    for place, run in groups.items():
-        sections.append(
-            _section(f"Seeds of {place.name}", _attempt(run.problems, lambda run=run: tables.seeds(run.seeds)))
-        )
+    sections = [_attempt(problems, lambda: tables.scores(runs, names))]
+    groups = {run.directory.parent: run.seeds for run in runs if run.seeds}
+    for place, seeds in groups.items():
+        sections.append(section(f"Seeds of {place.name}", lambda seeds=seeds: tables.seeds(seeds)))
+    sections.append(section("What differs between their configurations", lambda: tables.differing(runs, names)))
+    sections.append(section("Curves", lambda: curves(runs, names)))
     missing = [
         f"<b>{name}</b>: {sentence}"
         for name, run in zip(names, runs, strict=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from resnet18.errors import RunError
+from resnet18.report.evaluation import read_evaluation
 from resnet18.storage.overview import Overview, overview
-from resnet18.storage.records import METRICS, evaluation_path, read_json
+from resnet18.storage.records import METRICS, read_json
 
-VERSION = 1  # of an evaluation's file
 SEEDS = "seeds.json"
 LARGEST, WIDEST = 8_000, 1_200  # bytes and pixels; a larger picture is shown as a JPEG
 
@@ -58,18 +58,16 @@ def read_run(directory: Path) -> Run:
     """
     seen = overview(directory)
     problems, found = list(seen.problems), dict[str, dict[str, Any]]()
-    for name in ("val", "test", "seeds"):
-        path = seen.directory.parent / SEEDS if name == "seeds" else evaluation_path(seen.directory, name)
+    for name in ("val", "test", SEEDS):
         try:
-            found[name] = read_json(path)
+            group = seen.directory.parent / SEEDS
+            found[name] = read_json(group) if name == SEEDS else read_evaluation(seen.directory, name) or {}
         except RunError as error:
             problems.append(str(error))
-        if name != "seeds" and found.get(name, {}).get("version", VERSION) != VERSION:
-            problems.append(f"{path} is of version {found.pop(name)['version']}; this program reads {VERSION}")
     series, torn = _series(seen.directory / METRICS)
     if torn:
         problems.append(f"{seen.directory / METRICS}: {torn} of its rows can't be read")
-    val, test, seeds = (found.get(name, {}) for name in ("val", "test", "seeds"))
+    val, test, seeds = (found.get(name, {}) for name in ("val", "test", SEEDS))
     return Run(seen, series, val, test, seeds, problems)
 
 

@@ -4,9 +4,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from resnet18.errors import counted
 from resnet18.report.charts import swatch
 from resnet18.report.headline import duration, score
-from resnet18.report.markup import is_share, isolated, number, table, text
+from resnet18.report.markup import is_share, isolated, number, spoken, table, text
 from resnet18.report.run_files import Run
 from resnet18.storage.overview import differences, leaves, shown
 
@@ -71,7 +72,7 @@ def scores(runs: Sequence[Run], names: Sequence[str]) -> str:
     return table(("", "run", "state", "epochs", "best", "test", "training"), rows, "runs")
 
 
-def config_differences(runs: Sequence[Run], names: Sequence[str]) -> str:
+def differing(runs: Sequence[Run], names: Sequence[str]) -> str:
     """The configured values in which runs differ."""
     rows = differences([run.seen.config for run in runs])
     if not rows:
@@ -81,25 +82,47 @@ def config_differences(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 
 def seeds(found: dict[str, Any]) -> str:
-    """What ``lightning seeds`` found: mean, spread and interval, each seed, and the comparison."""
-    metric, interval = str(found["metric"]), found.get("ci95")
+    """What ``lightning seeds`` found: the mean with its interval, each seed, and the comparison with another group."""
+    metric = str(found["metric"])
     share = is_share(metric)
-    spread = f", standard deviation {number(found['sd'], share)}" if found.get("sd") is not None else ""
-    limits = (
-        f", 95 % interval {number(interval[0], share)} to {number(interval[1], share)} (Student's t)"
-        if interval
-        else ""
-    )
-    each = table(
-        ("seed", text(metric)),
-        [(text(seed), number(value, share)) for seed, value in found["per_seed"].items()],
-    )
-    mean = f'<p class="lead">{text(metric)} <b>{number(found["mean"], share)}</b>, the mean of {found["n"]} seeds'
-    against = found.get("against")
-    rows = leaves(against) if isinstance(against, dict) else {}
-    compared = (
-        table((), [(text(key), isolated(_written(value))) for key, value in rows.items()], "keys") if rows else ""
-    )
-    title = "<h3>against another group, paired by seed</h3>" if compared else ""
-    views = f'<div class="views"><section>{each}</section><section>{title}{compared}</section></div>'
-    return f"{mean}{spread}{limits}</p>{views}"
+    rows = [
+        (text(one["seed"]), text(one["state"]), number(one["value"], share), text((one.get("best_epoch") or 0) + 1))
+        for one in found["per_seed"]
+    ]
+    each = table(("seed", "state", text(spoken(metric)), "best epoch"), rows)
+    if not found["n"]:
+        return each
+    said = f"{text(spoken(metric))} <b>{number(found['mean'], share)}</b>, the mean of {counted(found['n'], 'seed')}"
+    if found["sd"] is not None:
+        said += f"; standard deviation {number(found['sd'], share)}"
+    if found["ci95"]:
+        said += f"; 95 % interval of the mean {_range(found['ci95'], share)} (Student's t)"
+    notes = [f'<p class="lead">{said}</p>']
+    if found.get("test_error"):
+        notes.append(
+            f"<p>That is the error of the seeds. The {found['test_images']:,} images are a sample too, which alone "
+            f"leaves {_range(found['test_error'], share)} open (Wilson).</p>"
+        )
+    if other := found.get("against"):
+        notes.append(_paired(other, share))
+    return f"{''.join(notes)}{each}"
+
+
+def _range(interval: Sequence[float], share: bool) -> str:
+    low, high = (number(bound, share) for bound in interval)
+    return f"{low} to {high}"
+
+
+def _paired(other: dict[str, Any], share: bool) -> str:
+    difference = number(other["mean_difference"], share)
+    said = f"Against {isolated(other['group'])}, seed by seed: mean difference <b>{difference}</b>"
+    if other["ci95"]:
+        said += f", 95 % interval {_range(other['ci95'], share)}"
+    if other["p"] is not None:
+        said += f", p {other['p']:.4f} by t-test"
+    if other["sign_flip_p"] is not None:
+        said += f", p {other['sign_flip_p']:.4f} by exact sign flips"
+        said += f" ({counted(other['n'], 'pair')} can't bring it below {other['floor']:.4f})"
+    changed = other.get("differences") or {}
+    rows = [(text(key), isolated(shown(here)), isolated(shown(there))) for key, (here, there) in changed.items()]
+    return f"<p>{said}</p>{table(('', 'here', 'there'), rows) if rows else ''}"
