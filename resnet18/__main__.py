@@ -54,7 +54,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run_light(program: str, command: str, arguments: list[str]) -> int:
     try:
-        importlib.import_module(f"resnet18.commands.{command}").run(command, arguments)
+        module = "run_list" if command == "runs" else command  # resnet18.runs is something else
+        importlib.import_module(f"resnet18.commands.{module}").run(command, arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the process's end
+        return 128 + signal.SIGPIPE
     except (UsageError, RunError) as error:
         print(f"{program} {command}: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1

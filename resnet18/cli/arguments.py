@@ -36,6 +36,7 @@ for _module in (
     importlib.import_module(_module.name)
 
 FIT_ONLY = ("best", "last", "experiment", "init_from", "run_dir")
+WRITES_REPORT = ("fit", "validate", "test")
 MAY_CHANGE = tuple(f"data.{name}" for name in ("root", "eval_batch_size", "num_workers", "cache_dir"))  # on resuming
 TRAINER_DEFAULTS = {
     "use_distributed_sampler": False,  # the loaders shard themselves, without padding
@@ -91,6 +92,10 @@ class Arguments(LightningCLI):
             parser.link_arguments("data.num_classes", "model.backbone.init_args.num_classes", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_seed)
         add = parser.add_argument
+        if self.command in WRITES_REPORT:
+            add("--report", type=bool, default=True, help="Write report.html into the run at the end.")
+        else:
+            add("--report", type=Any, help=argparse.SUPPRESS)
         if self.command == "fit":
             parser.add_lightning_class_args(BestCheckpoint, "best")
             parser.add_lightning_class_args(LastCheckpoint, "last")

@@ -16,7 +16,8 @@ from resnet18.errors import UsageError, hint
 
 GROUPS = ("model", "trainer", "best", "last")
 KEYS = (
-    *("seed_everything", "data", "experiment", "init_from", "run_dir", "ckpt_path", "flip_tta", "output", "images"),
+    *("seed_everything", "data", "experiment", "init_from", "run_dir", "ckpt_path"),
+    *("flip_tta", "output", "images", "report"),
     *GROUPS,
 )
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
@@ -50,7 +51,24 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UsageError(f"{path} is empty; it should hold keys and values")
     if not isinstance(content, dict):
         raise UsageError(f"{path} should hold keys and values, not {type(content).__name__}")
-    return content
+    return _grouped(content, path)
+
+
+def _grouped(content: dict[Any, Any], path: Path) -> dict[Any, Any]:
+    """Dotted keys, which W&B writes for a sweep's trial, moved into the groups that they name."""
+    grouped: dict[Any, Any] = {}
+    for key, value in sorted(content.items(), key=lambda one: str(one[0]).count(".")):  # a group before its keys
+        *groups, name = key.split(".") if isinstance(key, str) else [key]
+        place: dict[Any, Any] = grouped
+        for group in groups:
+            inner = place.get(group, {})
+            if not isinstance(inner, dict | str):
+                raise UsageError(f"{path}: {key} can't be set: {group} is {'null' if inner is None else inner}")
+            # A text names the class that the key is an argument of.
+            place[group] = {"class_path": inner} if isinstance(inner, str) else inner
+            place = place[group]
+        place[name] = value
+    return grouped
 
 
 def _check_keys(node: yaml.Node | None, key: str, above: tuple[yaml.Node, ...]) -> None:
@@ -74,7 +92,7 @@ def check_file(content: dict[str, Any], where: str) -> None:
     """Checks a file's groups and the keys that describe its classes; ``where`` is its name for the message."""
     for name in content:
         if name not in KEYS:
-            raise UsageError(f"{where}: {name}: there is no such key{_nested(str(name)) or hint(str(name), KEYS)}")
+            raise UsageError(f"{where}: {name}: there is no such key{hint(str(name), KEYS)}")
     for name in GROUPS:
         if not isinstance(content.get(name, {}), dict):
             raise UsageError(f"{where}: {name} should hold keys and values, not {content[name] or 'null'}")
@@ -103,14 +121,6 @@ def _check_class(value: dict[Any, Any], where: str, key: str) -> None:
     for name in ("init_args", "dict_kwargs"):
         if not isinstance(value.get(name) or {}, dict):
             raise UsageError(f"{where}: {key}.{name} should hold keys and values, not {value[name]!r}")
-
-
-def _nested(key: str) -> str:
-    """A dotted key as YAML, as the end of a sentence."""
-    group, *parts = key.split(".")
-    if not parts or group not in GROUPS:
-        return ""
-    return f"; in a file it is {group}: {''.join(f'{{{part}: ' for part in parts)}…{'}' * len(parts)}"
 
 
 def _walk(config: Any, key: str = "") -> Iterator[tuple[str, Any]]:

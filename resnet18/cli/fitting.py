@@ -43,6 +43,7 @@ class Fit(Program):
             if self.status is not None and self.directory is not None:
                 finish_tracking(self.trainer.loggers, self.directory, ended=state == FINISHED)
                 self.status.close(state, reason)
+                self.write_report()
 
     def _fit(self) -> None:
         """Trains into a new directory, or into that of the resumed run."""
@@ -123,7 +124,7 @@ class Fit(Program):
     def _close_run(self) -> None:
         assert self.directory is not None
         best, can_test = self.config.best, self.datamodule.has_test
-        say(closing(self.directory, best.monitor, best.mode, self.trainer, can_test))
+        say(closing(self.directory, best.monitor, best.mode, self.trainer, can_test, self.config.report))
 
 
 def _ending(error: BaseException) -> tuple[str, str]:

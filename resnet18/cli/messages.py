@@ -16,6 +16,7 @@ from resnet18.classifier import Classifier
 from resnet18.data.base import ImageDataModule
 from resnet18.engine.loops import at_last_batch, callbacks_of
 from resnet18.errors import counted, written
+from resnet18.report.page import REPORT
 from resnet18.storage.records import BEST, FOLDER, LAST, LATEST, read_metrics
 from resnet18.storage.wandb_parts import parts
 
@@ -35,7 +36,7 @@ def opening(directory: Path, model: Classifier, data: ImageDataModule, trainer: 
     return "\n".join([str(directory), *(textwrap.fill(line, 80, subsequent_indent="  ") for line in lines)])
 
 
-def closing(directory: Path, monitor: str, mode: str, trainer: Trainer, can_test: bool) -> str:
+def closing(directory: Path, monitor: str, mode: str, trainer: Trainer, can_test: bool, report: bool) -> str:
     """Why the run ended early, if it did, its best epoch, and what to do with it."""
     latest = directory.with_name(LATEST)
     shown = latest if latest.exists() and latest.resolve() == directory.resolve() else directory
@@ -52,6 +53,8 @@ def closing(directory: Path, monitor: str, mode: str, trainer: Trainer, can_test
     lines.append(f"run     {directory}")
     if can_test:
         lines.append(f"test    lightning test --ckpt_path {shlex.quote(str(shown))}")
+    if report:
+        lines.append(f"report  {shown / REPORT}")
     if parts(directory):
         side_by_side = directory.parent / "wandb"  # all runs of the experiment
         curves = side_by_side if side_by_side.is_dir() else shown / "wandb"

@@ -12,7 +12,7 @@ class PlainParser(argparse.ArgumentParser):
 
     def __init__(self, command: str, **settings: Any) -> None:
         settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        super().__init__(prog=f"lightning {command}", allow_abbrev=False, exit_on_error=False, **settings)
+        super().__init__(prog=f"lightning {command}", allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:
         if unknown := re.match(r"unrecognized arguments: (--[^\s=]+)", message):

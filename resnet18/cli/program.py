@@ -32,6 +32,7 @@ from resnet18.engine.precision import choose_precision, emulation_warning, plugi
 from resnet18.engine.ranks import exit_together, prepare_ranks
 from resnet18.engine.seeding import StepSeeding
 from resnet18.errors import RunError, counted
+from resnet18.report.page import write_report
 from resnet18.storage.checkpoints import run_directory
 from resnet18.storage.loggers import wandb_without_questions
 from resnet18.storage.metrics_file import MetricsFile
@@ -148,12 +149,6 @@ class Program(Arguments):
         settings["callbacks"] = callbacks
         return self._trainer(settings)
 
-    def _run(self) -> Path | None:
-        """The directory of the run that is trained or scored; None for a checkpoint on its own."""
-        if self.command == "fit" or not self.checkpoint_path:
-            return self.directory
-        return run_directory(self.checkpoint_path)
-
     def _trainer(self, settings: dict[str, Any]) -> Trainer:
         settings["profiler"] = profiler_into(None if settings["fast_dev_run"] else self._run(), settings["profiler"])
         try:
@@ -216,11 +211,20 @@ class Program(Arguments):
     def _print_scores(self, metrics: dict[str, float]) -> None:
         averaged = "  with flip averaging" if self.model.flip_tta else ""
         say(f"{scores(metrics)}{averaged}  ({self.checkpoint_path}, step {self.checkpoint['global_step']:,})")
-        if self.checkpoint_path and (run := self._run()):
+        if (run := self._run()) and self.checkpoint_path:
             found = {"step": self.checkpoint["global_step"], "split_hash": self.datamodule.split_hash}
             found |= {"flip_tta": self.model.flip_tta, "given": self.overrides, **metrics}
             append_evaluation(run, self.command, self.checkpoint_path, found)
             track_evaluation(run, self.command, self.checkpoint, found)
+            self.write_report()
+
+    def write_report(self) -> None:
+        """Writes the run's page anew, unless that is switched off; a run does not fail by it."""
+        if (run := self._run()) and self.config.report:
+            try:
+                write_report(run)
+            except RunError as error:
+                warn(f"report: {error}")
 
     def _predict(self) -> None:
         self.trainer.predict(self.model, return_predictions=False, **self._evaluated())

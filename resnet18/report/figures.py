@@ -55,6 +55,7 @@ def confusion(evaluation: dict[str, Any]) -> str:
         drawn.append(f'<text x="{x}" y="{y}" text-anchor="{anchor}"{turn}>{text(label)}{full}</text>')
     middle = top + side * len(names) / 2
     axes = (
+        f'<path class="field" d="M{left} {top}h{side * len(names) - 1}v{side * len(names) - 1}H{left}z"/>'
         f'<text class="quiet" x="{left}" y="12">predicted</text>'
         f'<text class="quiet" x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">true</text>'
     )

@@ -31,8 +31,13 @@ def number(value: Any, is_share: bool = False) -> str:
     if not math.isfinite(value):
         return str(float(value))
     if is_share:
-        return f"{100 * value:.2f} %"
+        return f"{100 * value:.2f}\u00a0%"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def spoken(metric: str) -> str:
+    """A metric's name as one says it: test top-1."""
+    return re.sub(r"\btop(\d+)$", r"top-\1", metric.replace("/", " "))
 
 
 def is_share(metric: str) -> bool:

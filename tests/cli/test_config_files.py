@@ -20,6 +20,7 @@ REFUSED = {
     "a: " + 5000 * "[": "nested too deeply",
     "# nothing\n": "is empty",
     "word\n": "should hold keys and values, not str",
+    "model.schedule.warmup: 0.1\nmodel.schedule: null\n": "model.schedule.warmup can't be set: schedule is null",
 }
 
 
@@ -42,6 +43,14 @@ def test_equal_keys_of_different_mappings_anchors_and_merges_are_read(tmp_path: 
     }
 
 
+def test_dotted_keys_as_in_a_sweep_trial_are_put_into_their_groups(tmp_path: Path) -> None:
+    (tmp_path / "mine.json").write_text(
+        '{"model.schedule.init_args.warmup": 0.1, "model.schedule": "a.Class", "model.ema": null, "model": {"x": 1}}'
+    )
+    schedule = {"class_path": "a.Class", "init_args": {"warmup": 0.1}}
+    assert read_yaml(tmp_path / "mine.json") == {"model": {"x": 1, "ema": None, "schedule": schedule}}
+
+
 CLASS = {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}
 WRONG = {
     "beside its arguments": ({"model": {"optimizer": {**CLASS, "lr": 1}}}, "model.optimizer.lr: .* in its init_args"),
@@ -54,7 +63,6 @@ WRONG = {
     "data": ({"data": None}, "data should name a class of data"),
     "linked": ({"model": {"mean": [0.5]}}, "model.mean can't be given; it is taken from data.mean"),
     "unknown": ({"modle": {}}, "modle: there is no such key; did you mean model?"),
-    "dotted": ({"model.ema": 0.9}, "model.ema: .*; in a file it is model: {ema: …}"),
 }
 
 

@@ -76,8 +76,8 @@ def test_early_stopping_resumes_its_count(lightning) -> None:
     done = lightning("fit", "--ckpt_path", "cut")
     assert done.status == 0, done.err
     rows = Path("cut", "metrics.csv").read_text().splitlines()
-    extra = next(number for number, row in enumerate(rows) if row.startswith("1,32,"))  # on stopping it validated
-    Path("cut", "metrics.csv").write_text("\n".join(rows[:extra] + rows[extra + 1 :]))
+    rows = [row for row in rows if not row.startswith("1,32,")]  # on stopping it validated
+    Path("cut", "metrics.csv").write_text("\n".join(rows))
     assert differences(Path("whole"), Path("cut")) == []
 
 

@@ -130,7 +130,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run_in(place: Path) -> Path:
-    (run,) = (path for path in (place / "runs" / "digits").iterdir() if not path.is_symlink())
+    (run,) = (path.parent for path in (place / "runs" / "digits").glob("2*/config.yaml"))
     return run
 
 
@@ -196,6 +196,7 @@ def test_two_ranks_score_every_image_once(unbroken: Path, lightning, monkeypatch
     process = start(["test", "--ckpt_path", run, *two_ranks], unbroken)
     _, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
+    kept = json.loads((run / "evaluation-test.json").read_text())
     monkeypatch.chdir(unbroken)
     one_rank = ("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto")
     assert lightning("test", "--ckpt_path", run, *one_rank).status == 0
@@ -203,6 +204,10 @@ def test_two_ranks_score_every_image_once(unbroken: Path, lightning, monkeypatch
     assert two["test/top1"] == one["test/top1"]
     assert two["test/top5"] == one["test/top5"]
     assert two["test/loss"] == pytest.approx(one["test/loss"], rel=1e-6)
+    alone = json.loads((run / "evaluation-test.json").read_text())
+    assert alone["images"] == 359
+    assert kept["confusion"] == alone["confusion"]
+    assert [one["image"] for one in kept["mistakes"]] == [one["image"] for one in alone["mistakes"]]
 
 
 def test_a_run_of_two_ranks_resumes_on_one_only_between_epochs(unbroken: Path, lightning, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ def test_a_text_is_neither_a_tag_nor_the_end_of_an_attribute() -> None:
 @pytest.mark.parametrize(
     ("value", "share", "shown"),
     [
-        (0.99443, True, "99.44 %"),
+        (0.99443, True, "99.44\u00a0%"),
         (3816.33, False, "3,816"),
         (0.00163934, False, "0.001639"),
         (math.nan, True, "nan"),
