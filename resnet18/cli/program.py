@@ -33,7 +33,6 @@ from resnet18.engine.ranks import exit_together, prepare_ranks
 from resnet18.engine.seeding import StepSeeding
 from resnet18.errors import RunError, counted
 from resnet18.report.page import write_report
-from resnet18.storage.checkpoints import run_directory
 from resnet18.storage.loggers import wandb_without_questions
 from resnet18.storage.metrics_file import MetricsFile
 from resnet18.storage.networks import resize_head
