@@ -45,14 +45,30 @@ class Run:
     def bucket(self) -> Json:
         """The run as GraphQL describes it."""
         return {
-            **{"description": "", "displayName": self.name, "notes": "", "tags": [], "state": "running", **self.properties},
+            **{
+                "description": "",
+                "displayName": self.name,
+                "notes": "",
+                "tags": [],
+                "state": "running",
+                **self.properties,
+            },
             **{"id": f"id:{self.name}", "name": self.name, "sweepName": self.properties.get("sweep")},
             **{"project": {**PROJECT, "name": self.properties.get("modelName")}},
             **{"config": json.dumps(self.config), "summaryMetrics": json.dumps(self.summary)},
             **{"historyLineCount": len(self.lines), "historyTail": json.dumps([*map(json.dumps, self.rows[-1:])])},
             **{"logLineCount": 0, "eventsLineCount": 0, "eventsTail": "[]"},
-            **{"historyKeys": {"lastStep": max([row["_step"] for row in self.rows], default=-1), "keys": {}, "sets": []}},
-            **{"history": [json.dumps(row) for row in self.rows], "parquetHistory": {"parquetUrls": [], "liveData": [{"_step": row["_step"]} for row in self.rows]}},
+            **{
+                "historyKeys": {
+                    "lastStep": max([row["_step"] for row in self.rows], default=-1),
+                    "keys": {},
+                    "sets": [],
+                }
+            },
+            **{
+                "history": [json.dumps(row) for row in self.rows],
+                "parquetHistory": {"parquetUrls": [], "liveData": [{"_step": row["_step"]} for row in self.rows]},
+            },
             "wandbConfig": '{"t": 1}',  # says that the run has started
         }
 

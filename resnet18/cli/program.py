@@ -33,6 +33,7 @@ from resnet18.engine.ranks import exit_together, prepare_ranks
 from resnet18.engine.seeding import StepSeeding
 from resnet18.errors import RunError, counted
 from resnet18.report.page import write_report
+from resnet18.storage.checkpoints import run_directory
 from resnet18.storage.loggers import wandb_without_questions
 from resnet18.storage.metrics_file import MetricsFile
 from resnet18.storage.networks import resize_head
@@ -160,6 +161,10 @@ class Program(Arguments):
         last = self.config_init["last"] if self.command == "fit" else None
         prepare_ranks(trainer, self.command, last, settings["sync_batchnorm"] is True)
         return trainer
+
+    def _run(self) -> Path | None:
+        """The directory of the run that is trained, or that was trained."""
+        return run_directory(self.checkpoint_path) if self.command != "fit" and self.checkpoint_path else self.directory
 
     def start(self) -> None:
         """Runs the command to its end."""
