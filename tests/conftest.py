@@ -16,7 +16,7 @@ from unittest.mock import patch
 import numpy
 import pytest
 from PIL import Image
-from wandb_server import Run, WandbServer
+from wandb_server import WandbServer
 
 # Before anything imports W&B or Lightning: tests neither ask nor reach for a network.
 os.environ.update(WANDB_MODE="offline", WANDB_ERROR_REPORTING="false", WANDB_SILENT="true")
@@ -168,17 +168,6 @@ def wandb_records(part: Path) -> list[dict[str, Any]]:
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", str(part)]
     shown = subprocess.run(command, capture_output=True, text=True, check=True)
     return [json.loads(line) for line in shown.stdout.splitlines()]
-
-
-def wandb_history(run: Run) -> list[dict[str, str]]:
-    """The rows of a run on the server as ``metrics.csv`` has them, without those that hold media or an evaluation."""
-    kept = []
-    for row in run.rows:
-        values = {name: value for name, value in row.items() if name[0] != "_" and name != "trainer/global_step"}
-        step = {"epoch": str(int(row["epoch"])), "step": str(row["trainer/global_step"])} if "epoch" in row else {}
-        if step and not any(isinstance(value, dict) or name.startswith("test/") for name, value in values.items()):
-            kept.append({name: f"{value:.6g}" for name, value in values.items()} | step)
-    return kept
 
 
 @pytest.fixture(scope="module")

@@ -149,10 +149,6 @@ class Program(Arguments):
         settings["callbacks"] = callbacks
         return self._trainer(settings)
 
-    def _run(self) -> Path | None:
-        """The directory of the run that is trained or scored; None for a checkpoint on its own."""
-        return run_directory(self.checkpoint_path) if self.command != "fit" and self.checkpoint_path else self.directory
-
     def _trainer(self, settings: dict[str, Any]) -> Trainer:
         settings["profiler"] = profiler_into(None if settings["fast_dev_run"] else self._run(), settings["profiler"])
         try:

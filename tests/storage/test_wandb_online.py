@@ -1,56 +1,47 @@
 """Runs online at a stand-in for W&B's server: killed and resumed, tested, in a sweep; and where it does not answer."""
 
-import csv
 import os
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import wandb
 import yaml
-from conftest import CONFIG, ROOT, SMALL, start, wandb_history
+from conftest import CONFIG, ROOT, SMALL, start
+from wandb_runs import history, kill_a_run, written
 from wandb_server import Run, WandbServer
 
-import resnet18
-
-SLOWLY = """
-import time
-from lightning.pytorch import Callback
-
-class Slowly(Callback):
-    def on_train_batch_start(self, *arguments):
-        time.sleep(0.05)
-"""
+from resnet18.__main__ import main
+from resnet18.storage.records import read_evaluations, read_metrics
 
 
-def run_to_end(arguments: list[object], place: Path, environment: dict[str, str], program: tuple[str, ...] = ()) -> str:
-    process = start(arguments, place, program, **environment)
-    out, err = process.communicate(timeout=180)
+def wandb_command(arguments: list[str], place: Path, **environment: str) -> None:
+    process = start(arguments, place, (sys.executable, "-m", "wandb"), **environment)
+    _, err = process.communicate(timeout=180)
     assert process.returncode == 0, err
-    return out + err
 
 
 @pytest.fixture(scope="module")
 def directory(wandb_server: WandbServer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was killed, resumed and tested online."""
     place = tmp_path_factory.mktemp("online")
-    (place / "slowly.py").write_text(SLOWLY)
-    often = ("--trainer.log_every_n_steps", "2", "--last.every_n_steps", "10", "--trainer.callbacks+", "slowly.Slowly")
-    options = ("--trainer.max_epochs", "3", "--run_dir", "run", "--trainer.logger.tags", "[kept]")
-    process = start(["fit", "--config", CONFIG, *SMALL, *options, *often], place, **wandb_server.environment)
-    metrics = place / "run" / "metrics.csv"
-    until = time.monotonic() + 120
-    while not metrics.exists() or "\n1,33," not in metrics.read_text():  # 3 steps beyond a checkpoint, of 60
-        assert time.monotonic() < until
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    process.kill()
-    process.communicate()
-    for arguments in (["fit"], ["test"]):
-        run_to_end([*arguments, "--ckpt_path", "run"], place, wandb_server.environment)
+    kill_a_run(place, "--trainer.logger.tags", "[kept]", **wandb_server.environment)
+    with pytest.MonkeyPatch.context() as patch:
+        go_online(wandb_server, patch)
+        patch.chdir(place)
+        patch.setattr(sys, "argv", ["lightning"])
+        patch.setattr(sys, "path", [str(place), *sys.path])
+        for command in ("fit", "test"):
+            assert main([command, "--ckpt_path", "run"]) == 0
+        wandb.teardown()
     return place / "run"
+
+
+def go_online(server: WandbServer, patch: pytest.MonkeyPatch, **environment: str) -> None:
+    wandb.teardown()  # it reads the environment once
+    for name, value in {**server.environment, **environment}.items():
+        patch.setenv(name, value)
 
 
 @pytest.fixture
@@ -60,17 +51,16 @@ def run(directory: Path, wandb_server: WandbServer) -> Run:
 
 
 def test_a_killed_run_is_one_run_with_every_row_once(directory: Path, run: Run) -> None:
-    written = list(csv.DictReader((directory / "metrics.csv").open()))
-    assert wandb_history(run) == [{name: cell for name, cell in row.items() if cell} for row in written]
+    assert history(run) == written(directory)
     assert [row["_step"] for row in run.rows] == list(range(len(run.rows)))
     assert run.exit_code == 0
 
 
 def test_an_evaluation_writes_into_the_same_run(directory: Path, wandb_server: WandbServer, run: Run) -> None:
-    stored = resnet18.load_run(directory)
     assert list(wandb_server.runs) == [directory.name]
-    assert run.summary["test/top1"] == pytest.approx(stored.evaluations[-1]["test/top1"])
-    assert run.summary["best/top1"] == pytest.approx(max(stored.curve("val/top1")[1]), rel=1e-5)
+    assert run.summary["test/top1"] == pytest.approx(read_evaluations(directory)[-1]["test/top1"])
+    highest = max(row.get("val/top1", 0) for row in read_metrics(directory))
+    assert run.summary["best/top1"] == pytest.approx(highest, rel=1e-5)
     assert run.summary["best/epoch"] in (0, 1, 2)
     assert [row["test/top1"] for row in run.rows if "test/top1" in row] == [run.summary["test/top1"]]
 
@@ -111,25 +101,22 @@ def test_a_sweeps_trial_is_online_and_has_its_own_id(
     monkeypatch.delenv("WANDB_MODE")
     here = {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}  # the agent's interpreter is `python`
     environment = {name: value for name, value in wandb_server.environment.items() if name != "WANDB_MODE"} | here
-    program = (sys.executable, "-m", "wandb")
-    run_to_end(["sweep", "--project", "tried", "sweep.yaml"], tmp_path, environment, program)
+    wandb_command(["sweep", "--project", "tried", "sweep.yaml"], tmp_path, **environment)
     (name,) = wandb_server.sweeps
-    run_to_end(["agent", "--count", "1", f"someone/tried/{name}"], tmp_path, environment, program)
+    wandb_command(["agent", "--count", "1", f"someone/tried/{name}"], tmp_path, **environment)
     (trial,) = [run for run in wandb_server.runs.values() if run.properties.get("sweep") == name]
     assert (trial.exit_code, trial.properties["modelName"]) == (0, "tried")
-    written = list(csv.DictReader((tmp_path / "runs" / "digits" / trial.name / "metrics.csv").open()))
-    assert wandb_history(trial) == [{name: cell for name, cell in row.items() if cell} for row in written]
-    assert trial.summary[sweep["metric"]["name"]] == pytest.approx(float(written[-1]["best/top1"]))
+    rows = written(tmp_path / "runs" / "digits" / trial.name)
+    assert history(trial) == rows
+    assert trial.summary[sweep["metric"]["name"]] == pytest.approx(float(rows[-1]["best/top1"]))
     assert trial.config["model"]["value"]["schedule"] is None  # the first of the values
     assert sweep["parameters"].keys() <= trial.config.keys()
 
 
 @pytest.fixture
 def silent(wandb_server: WandbServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    """A server that does not do what it should, to which a run in this process turns."""
-    wandb.teardown()  # it reads the environment once
-    for name, value in {**wandb_server.environment, "WANDB_INIT_TIMEOUT": "3", "WANDB_HTTP_TIMEOUT": "3"}.items():
-        monkeypatch.setenv(name, value)
+    """A server that a test may stop from answering; waits for it are short."""
+    go_online(wandb_server, monkeypatch, WANDB_INIT_TIMEOUT="3", WANDB_HTTP_TIMEOUT="3")
     yield wandb_server
     wandb_server.refusal, wandb_server.hangs = 0, False
     wandb.teardown()
