@@ -82,17 +82,30 @@ class WandbRun(WandbLogger):
     def remember(self, part: Iterable[Any]) -> None:
         """Notes the rows among the records of an earlier part, which are not logged again."""
         for record in part:
-            items = {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
-            if STEP in items:
-                names = {name.removeprefix(self._prefixed("")) for name in items if not name.startswith("_")}
-                self._stored.add((int(items[STEP]), frozenset(names - {STEP})))
+            self._note({".".join(item.nested_key) or item.key: item.value_json for item in record.history.item})
+
+    def _note(self, row: Mapping[str, Any]) -> None:
+        if STEP in row:
+            names = {name.removeprefix(self._prefixed("")) for name in row if not name.startswith("_")}
+            self._stored.add((int(row[STEP]), frozenset(names - {STEP})))
+
+    def _ask_server(self) -> None:
+        """Notes the rows that W&B's server has: of those that a killed process logged last, some or none."""
+        import wandb
+
+        run = wandb.Api(timeout=int(ONLINE_TIMEOUT_S)).run(self.experiment.path)
+        for row in run.scan_history(use_cache=False):  # W&B's cache would lie outside the run
+            self._note(row)
 
     @rank_zero_only
     def fill_in(self, rows: Rows, scores: Mapping[str, float]) -> None:
-        """Logs the rows that earlier parts lack, and repeats the last values: every part has a summary of its own."""
-        if self.experiment.offline:  # online W&B's server may have more rows than the file
-            for step, metrics in rows:
-                self.log_metrics(metrics, step)
+        """Logs the rows that W&B lacks, and repeats the last values: every part has a summary of its own."""
+        if not self.experiment.offline:
+            self._stored.clear()
+        if self.experiment.resumed and not self.experiment.offline:
+            self._ask_server()
+        for step, metrics in rows:
+            self.log_metrics(metrics, step)
         known = {name: value for _, metrics in rows for name, value in metrics.items()} | dict(scores)
         self._define(known)  # or W&B's page forgets the axes of what this part does not log
         self.experiment.summary.update({self._prefixed(name): value for name, value in known.items()})
