@@ -49,10 +49,10 @@ def place_run(config: Namespace, inputs: Inputs) -> Place:
         allowed = "without slashes, control characters or a dot at its start"
         raise KeyedError("experiment", f"must be a name {allowed}, not {experiment!r}")
     # W&B gives a sweep's trial its id. On several ranks rank 0's counts; the writers get it from there.
-    trial = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
-    run_id = trial or new_run_id()
+    given = os.environ.get("WANDB_RUN_ID")
+    run_id = given or new_run_id()
     directory = Path(config.run_dir) if config.run_dir else resumed or Path("runs", experiment, run_id)
-    run_id = run_id if not config.run_dir and not resumed else directory.name
+    run_id = directory.name if not given and (config.run_dir or resumed) else run_id
     return Place(experiment, run_id, directory, directory == resumed)
 
 

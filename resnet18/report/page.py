@@ -81,11 +81,11 @@ def comparison(runs: Sequence[Run]) -> str:
         drawn.add(f"Seeds of {place.name}", lambda seeds=seeds: tables.seeds(seeds))
     drawn.add("What differs between their configurations", lambda: tables.differing(runs, names))
     drawn.add("Curves", lambda: curves(runs, names))
-    missing = [
-        f"<b>{name}</b>: {sentence}"
-        for name, run in zip(names, runs, strict=True)
-        for sentence in not_measured(run, _nearby(run.directory))
-    ]
+    whose: dict[str, list[str]] = {}
+    for name, run in zip(names, runs, strict=True):
+        for sentence in not_measured(run, _nearby(run.directory)):
+            whose.setdefault(sentence, []).append(name)
+    missing = [f"<b>{', '.join(of)}</b>: {sentence}" for sentence, of in whose.items()]
     drawn.add("What was not measured", lambda: _listed([*missing, *map(text, drawn.problems)]))
     title = f"{counted(len(runs), 'run')}: {', '.join(dict.fromkeys(run.seen.experiment for run in runs))}"
     return document(title, f'<main><h1 class="title">{text(title)}</h1>{drawn}</main>', asset("page.js"))

@@ -58,6 +58,22 @@ def test_a_run_without_test_images_and_a_diverged_one_are_left_as_they_are(
     assert train(group, "one", []).state == "diverged"
 
 
+def test_every_new_run_has_an_id_of_its_own_for_wandb(
+    group: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    started = list[dict[str, str]]()
+    monkeypatch.setattr(children, "_run", lambda arguments, log, name, environment: started.append(environment) or 1)
+    write_json(group / "one" / "status.json", {"state": "stopped"})
+    (group / "one.log").write_text("$ fit\n")
+    shutil.copy(group / "one.log", group / "two.log")
+    for name in ("one", "two", "two"):
+        with pytest.raises(RunError, match=f"{name} failed"):
+            train(group, name, [], {"WANDB_RUN_GROUP": "group"})
+    resumed, first, second = started
+    assert resumed == {"WANDB_RUN_GROUP": "group"}
+    assert first["WANDB_RUN_ID"] != second["WANDB_RUN_ID"]
+
+
 def test_what_a_child_finds_wrong_is_shown(tmp_path: Path) -> None:
     log = tmp_path / "one.log"
     log.write_text("\n$ lightning fit --first\nold\n\n$ lightning fit --second\nthere is no option\ndid you mean it?\n")
