@@ -43,7 +43,7 @@ class Parameter:
 
     @property
     def is_unordered(self) -> bool:
-        return self.distribution.startswith(("constant", "categorical"))
+        return self.distribution in ("constant", "categorical", "categorical_w_probabilities")
 
     def draw(self, rng: random.Random) -> Any:
         if self.choices:
@@ -88,7 +88,7 @@ class Sweep:
 
     @property
     def name(self) -> str:
-        return self.content.get("name") or f"{self.path.stem}-sweep"
+        return str(self.content.get("name") or f"{self.path.stem}-sweep")
 
     @property
     def decisive(self) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _check_known(group: str, key: Any, known: Sequence[str]) -> None:
 
 
 def _check_value(key: str, value: Any, known: Any) -> None:
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise UsageError(f"{key}: must be one of {', '.join(known)}, not {value}{hint(str(value), known)}")
 
 
@@ -182,25 +182,21 @@ def _parameter(key: str, spec: Any, method: str) -> Parameter:
     if not isinstance(spec, dict):
         raise UsageError(f"{key}: must be {{value: …}}, {{values: […]}} or {{min: …, max: …}}, not {spec!r}")
     if "parameters" in spec:
-        raise UsageError(
-            f"{key}: nested parameters are written as one dotted key: {key[11:]}.{next(iter(spec['parameters']), '…')}"
-        )
+        raise UsageError(f"{key}: write nested parameters as dotted keys: {key.partition('.')[2]}.KEY")
     name = spec.get("distribution") or _meant(spec)
-    if name not in DISTRIBUTIONS:
-        known = ", ".join(DISTRIBUTIONS)
-        raise UsageError(f"{key}.distribution: must be one of {known}, not {name}{hint(str(name), DISTRIBUTIONS)}")
+    _check_value(f"{key}.distribution", name, DISTRIBUTIONS)
     given = {"q": 1, **spec} if name == "q_uniform" else spec
     for one in given:
         _check_known(f"{key}.", one, ("distribution", *DISTRIBUTIONS[name]))
     if missing := [one for one in DISTRIBUTIONS[name] if one not in given]:
         raise UsageError(f"{key}: {name} needs {' and '.join(missing)}")
     if method == "bayes" and name in ("normal", "categorical_w_probabilities"):
-        raise UsageError(f"{key}.distribution: {name} is for method: random; Optuna's TPE has no such distribution")
+        raise UsageError(f"{key}.distribution: {name} needs method: random; Optuna's TPE does not draw from it")
+    if method == "grid" and name in ("uniform", "log_uniform_values", "normal"):
+        raise UsageError(f"{key}.distribution: a grid needs values, int_uniform or q_uniform, not {name}")
     if name == "constant":
         return Parameter(name, [given["value"]])
-    if "values" in DISTRIBUTIONS[name]:
-        return _categorical(key, name, given, method)
-    return _numeric(key, name, given, method)
+    return (_categorical if "values" in given else _numeric)(key, name, given)
 
 
 def _meant(spec: dict[str, Any]) -> str:
@@ -212,41 +208,35 @@ def _meant(spec: dict[str, Any]) -> str:
     return "constant" if "value" in spec else "categorical"
 
 
-def _categorical(key: str, name: str, given: dict[str, Any], method: str) -> Parameter:
+def _categorical(key: str, name: str, given: dict[str, Any]) -> Parameter:
     values, weights = given["values"], given.get("probabilities")
     if not isinstance(values, list) or not values:
         raise UsageError(f"{key}.values: must be a list of values, not {values!r}")
     if weights is not None:
         numbers = isinstance(weights, list) and all(type(one) in (int, float) and one >= 0 for one in weights)
         if not numbers or len(weights) != len(values) or not math.isclose(sum(weights), 1):
-            raise UsageError(f"{key}.probabilities: must be as many numbers as there are values, with the sum 1")
+            raise UsageError(f"{key}.probabilities: must be one number for each value, with the sum 1")
     return Parameter(name, values, weights)
 
 
-def _numeric(key: str, name: str, given: dict[str, Any], method: str) -> Parameter:
-    kinds = (int,) if name == "int_uniform" else (int, float)
-    for one in DISTRIBUTIONS[name]:
-        value = given[one]
-        if type(value) not in kinds or not math.isfinite(value):
-            kind = "a whole number" if name == "int_uniform" else "a number"
-            text = "; YAML takes 1e-3 for a text, and 1.0e-3 for a number" if isinstance(value, str) else ""
-            raise UsageError(f"{key}.{one}: must be {kind}, not {value!r}{text}")
-    first, second = (given[one] for one in DISTRIBUTIONS[name][:2])
+def _numeric(key: str, name: str, given: dict[str, Any]) -> Parameter:
+    numbers = {one: given[one] for one in DISTRIBUTIONS[name]}
+    for one, value in numbers.items():
+        whole = name == "int_uniform"
+        if type(value) is not int and (whole or type(value) is not float or not math.isfinite(value)):
+            text = "; YAML reads 1e-3 as text, and 1.0e-3 as a number" if isinstance(value, str) else ""
+            raise UsageError(f"{key}.{one}: must be a {'whole ' if whole else ''}number, not {value!r}{text}")
+    above_zero = {"log_uniform_values": "min", "q_uniform": "q", "normal": "sigma"}.get(name)
+    if above_zero and numbers[above_zero] <= 0:
+        raise UsageError(f"{key}.{above_zero}: must be above 0, not {numbers[above_zero]}")
+    low, high, *step = numbers.values()
     if name == "normal":
-        if second <= 0:
-            raise UsageError(f"{key}.sigma: must be above 0, not {second}")
-    elif first >= second:
-        raise UsageError(f"{key}.min: must be below max, {second}, not {first}")
-    if name == "log_uniform_values" and first <= 0:
-        raise UsageError(f"{key}.min: must be above 0 for a logarithmic distribution, not {first}")
+        return Parameter(name, bounds=(low, high))
+    if low >= high:
+        raise UsageError(f"{key}.min: must be below max, {high}, not {low}")
     if name == "int_uniform":
-        return Parameter(name, range(first, second + 1))
-    if name == "q_uniform":
-        step = given["q"]
-        if step <= 0:
-            raise UsageError(f"{key}.q: must be above 0, not {step}")
-        count = math.floor((second - first) / step + 1e-9) + 1
-        return Parameter(name, [round(first + k * step, 12) for k in range(count)])
-    if method == "grid":
-        raise UsageError(f"{key}.distribution: a grid needs values, int_uniform or q_uniform, not {name}")
-    return Parameter(name, bounds=(first, second))
+        return Parameter(name, range(low, high + 1))
+    if step:
+        count = math.floor((high - low) / step[0] + 1e-9) + 1
+        return Parameter(name, [round(low + k * step[0], 12) for k in range(count)])
+    return Parameter(name, bounds=(low, high))

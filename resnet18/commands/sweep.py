@@ -49,8 +49,9 @@ class Journal:
             except (ValueError, LookupError, TypeError):
                 text = line[:60].decode(errors="replace").strip()
                 raise RunError(f"{self.path}, line {number + 1} is damaged: {text}") from None
-        if changed := differences([before, self.asked]):
-            what = "; ".join(f"{key}: {old} → {new}" for key, (old, new) in list(changed.items())[:3])
+        if before != self.asked:
+            changed = list(differences([before, self.asked]).items())[:3]
+            what = "; ".join(f"{key}: {old} → {new}" for key, (old, new) in changed) or "parameters"
             raise UsageError(f"{folder} is a sweep of another kind: {what}. --name NAME starts a new one")
 
     def begin(self) -> None:

@@ -67,7 +67,8 @@ def test_between_log_points_and_in_a_validation_nothing_waits_for_the_device(
     first = next((place for place, name in enumerate(device.waits) if name == "resident.TrainLoader.__iter__"), None)
     begin = device.waits.index(LOGGED) if first is None else first + 1
     steps = device.waits[begin : device.waits.index(SCORED)]
-    # Ten batches, logged every five: three numbers in one copy, of which this device counts each; the scaler of float16 asks in every step, which is torch's own doing.
+    # Ten batches, logged every five: three numbers in one copy, of which this device counts each. The scaler of float16
+    # asks in every step, which is torch's own doing.
     assert device.waits.count(DRAWN) == 2  # images and targets of the first batch
     assert Counter(one for one in steps if one != DRAWN) == {LOGGED: 2 * 3} | (
         {SCALER: 10} if case == "16-mixed" else {}
