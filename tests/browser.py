@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import select
 import shutil
 import subprocess
 import time
@@ -64,6 +65,7 @@ class Browser:
 
     def _receive(self) -> dict[str, Any]:
         while b"\0" not in self._read:
+            assert select.select([self._in], [], [], PATIENCE_S)[0], "the browser does not answer"
             chunk = os.read(self._in, 2**16)
             assert chunk, "the browser has ended"
             self._read += chunk
@@ -83,6 +85,7 @@ class Browser:
 
     def open(self, path: Path, width: int = 1400, scheme: str = "light", scripts: bool = True) -> None:
         """Opens a file in a window of a width, whole: as high as its content."""
+        self.width, self.runs_scripts = width, scripts
         self.call("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self._resize(width, 900)
@@ -91,8 +94,13 @@ class Browser:
         until = time.monotonic() + PATIENCE_S
         while self.evaluate("document.readyState") != "complete":
             assert time.monotonic() < until, "the page does not load"
-        self._resize(width, self.evaluate("document.documentElement.scrollHeight"))
-        self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        self.fit_height()
+
+    def fit_height(self) -> None:
+        """Makes the window as high as the page, and waits until that is drawn."""
+        self._resize(self.width, self.evaluate("document.documentElement.scrollHeight"))
+        if self.runs_scripts:  # else no promise is ever kept
+            self.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
     def _resize(self, width: int, height: int) -> None:
         size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
@@ -112,8 +120,9 @@ class Browser:
         for kind in ("rawKeyDown", "keyUp"):
             self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=code)
 
-    def screenshot(self, path: Path) -> None:
-        path.write_bytes(base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"]))
+    def screenshot(self) -> bytes:
+        """What the window shows, in PNG."""
+        return base64.b64decode(self.call("Page.captureScreenshot", format="png")["data"])
 
     def close(self) -> None:
         os.close(self._out)  # it ends when its pipe does

@@ -43,6 +43,7 @@ PRIVATE = [
     ("Lightning", "hyper_parameters._class_path", "storage/checkpoints.py"),
     ("Lightning", "hyper_parameters._instantiator", "storage/checkpoints.py"),
     ("W&B", "wandb_logger._experiment", "storage/loggers.py"),
+    ("W&B", "wandb_logger._offline", "storage/loggers.py"),
     ("W&B", "wandb_logger._prefix", "storage/loggers.py"),
     ("W&B", "wandb_logger._wandb_init", "storage/loggers.py"),
     ("torch", "torch._dynamo.exc.TorchDynamoException", "engine/compilation.py"),

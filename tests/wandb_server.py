@@ -45,12 +45,30 @@ class Run:
     def bucket(self) -> Json:
         """The run as GraphQL describes it."""
         return {
-            **{"description": "", "displayName": self.name, "notes": "", "tags": [], **self.properties},
+            **{
+                "description": "",
+                "displayName": self.name,
+                "notes": "",
+                "tags": [],
+                "state": "running",
+                **self.properties,
+            },
             **{"id": f"id:{self.name}", "name": self.name, "sweepName": self.properties.get("sweep")},
             **{"project": {**PROJECT, "name": self.properties.get("modelName")}},
             **{"config": json.dumps(self.config), "summaryMetrics": json.dumps(self.summary)},
             **{"historyLineCount": len(self.lines), "historyTail": json.dumps([*map(json.dumps, self.rows[-1:])])},
             **{"logLineCount": 0, "eventsLineCount": 0, "eventsTail": "[]"},
+            **{
+                "historyKeys": {
+                    "lastStep": max([row["_step"] for row in self.rows], default=-1),
+                    "keys": {},
+                    "sets": [],
+                }
+            },
+            **{
+                "history": [json.dumps(row) for row in self.rows],
+                "parquetHistory": {"parquetUrls": [], "liveData": [{"_step": row["_step"]} for row in self.rows]},
+            },
             "wandbConfig": '{"t": 1}',  # says that the run has started
         }
 
@@ -98,11 +116,13 @@ class WandbServer(ThreadingHTTPServer):
             given = {key: variables.get(value) for key, value in re.findall(r"(\w+)\s*:\s*\$(\w+)", arguments)}
             if method := getattr(self, "on_" + re.sub("([A-Z])", r"_\1", name).lower(), None):
                 data[name] = method(given.get("input") or given)
-        inner = {**PROJECT, "bucket": data.get("bucket"), "sweep": data.get("sweep")}
+        inner = {**PROJECT, **{name: data.get(name) for name in ("bucket", "run", "sweep")}}
         return {**data, "model": inner, "project": inner}
 
     def on_bucket(self, given: Json) -> Json | None:
         return self.runs[given["name"]].bucket() if given["name"] in self.runs else None
+
+    on_run = on_bucket
 
     def on_upsert_bucket(self, given: Json) -> Json:
         name = given.get("name") or given["id"].removeprefix("id:")

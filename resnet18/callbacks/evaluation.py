@@ -41,7 +41,7 @@ class EvaluationRecord(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         if self.directory is None or trainer.global_step or batch_idx or not trainer.is_global_zero:
             return
-        images, targets = batch[0][:BATCH], batch[1][:BATCH]
+        images, targets = batch[0][:BATCH].cpu(), batch[1][:BATCH].cpu()  # waits for the device, once in a run
         if not isinstance(images, Tensor) or images.dtype != torch.uint8:
             return
         names: Any = pl_module.class_names

@@ -69,18 +69,21 @@ class TrainingLog(Callback):
             return
         # Lightning divides each loss by the batches that its gradient is accumulated over.
         loss = self._loss * trainer.accumulate_grad_batches / self._batches
+        norms: dict[str, float] = {}
         if trainer.loggers:
-            loss = float(loss)  # waits for the device
-        seconds = time.perf_counter() - self._since
-        metrics = {"train/loss": loss, **self._rates, "images_per_s": self._images * trainer.world_size / seconds}
-        shown = {name: torch.as_tensor(metrics[name]) for name in TRAINING_METRICS}
-        trainer.callback_metrics.update(shown)
-        if trainer.loggers:
-            metrics["step_ms"] = 1000 * seconds * trainer.accumulate_grad_batches / self._timed
-            if self._grad_norm is not None:
-                metrics["grad_norm"] = float(self._grad_norm)
             weights = [one.detach() for one in pl_module.parameters() if one.requires_grad]
-            metrics |= {"weight_norm": float(get_total_norm(weights)), **memory(trainer.strategy.root_device)}
+            values = {"grad_norm": self._grad_norm, "weight_norm": get_total_norm(weights)}
+            values = {name: value for name, value in values.items() if value is not None}
+            loss, *numbers = torch.stack(
+                [one.float() for one in (loss, *values.values())]
+            ).tolist()  # waits for the device
+            norms = dict(zip(values, numbers, strict=True))
+        seconds = time.perf_counter() - self._since
+        rate = self._images * trainer.world_size / seconds
+        step_ms = 1000 * seconds * trainer.accumulate_grad_batches / self._timed
+        metrics = {"train/loss": loss, **self._rates, "images_per_s": rate, "step_ms": step_ms}
+        metrics |= {**norms, **memory(trainer.strategy.root_device)}
+        trainer.callback_metrics.update({name: torch.as_tensor(metrics[name]) for name in TRAINING_METRICS})
         for logger in trainer.loggers:
             logger.log_metrics({"epoch": trainer.current_epoch, **metrics}, trainer.global_step - 1)  # steps from 0
         self._loss, self._batches, self._grad_norm = 0.0, 0, None

@@ -13,7 +13,7 @@ from types import FrameType
 
 from resnet18.errors import RunError, UsageError, counted, written
 from resnet18.storage.overview import Overview, overview
-from resnet18.storage.records import CONFIG, FOLDER, LAST, PREVIOUS
+from resnet18.storage.records import CONFIG, FOLDER, LAST, PREVIOUS, new_run_id
 from resnet18.storage.status import DIVERGED, FINISHED, RUNNING
 
 try:
@@ -63,7 +63,9 @@ def train(
         if not begun and directory.exists() and not directory.is_symlink():
             shutil.rmtree(directory)  # without a checkpoint there is nothing to go on from
         where = ["--ckpt_path", str(directory)] if begun else [*options, "--run_dir", str(directory)]
-        status = _run(["fit", *where], log, name, environment)
+        # W&B's project may have a seed-1 of many groups. A resumed run keeps its id.
+        new = {} if begun else {"WANDB_RUN_ID": new_run_id()}
+        status = _run(["fit", *where], log, name, {**(environment or {}), **new})
         if status and not ((directory / CONFIG).exists() and overview(directory).state == DIVERGED):
             raise failure(name, status, log)
     run = overview(directory)

@@ -20,7 +20,7 @@ from resnet18.engine.stopping import Interrupted
 from resnet18.errors import DivergedError, UsageError
 from resnet18.storage.checkpoints import load_pretrained
 from resnet18.storage.class_paths import callables
-from resnet18.storage.loggers import WandbRun, start_wandb
+from resnet18.storage.loggers import start_wandb
 from resnet18.storage.provenance import own_sources, provenance
 from resnet18.storage.records import LAST, create_run, write_config
 from resnet18.storage.status import DIVERGED, FAILED, FINISHED, STOPPED, Status
@@ -117,8 +117,6 @@ class Fit(Program):
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 start_wandb(logger, self.directory, self.metrics_file.rows())
-            if isinstance(logger, WandbRun):
-                logger.epoch_axis = self.trainer.val_check_interval in (None, 1.0)
             logger.log_hyperparams(found)
         say(opening(self.directory, self.model, self.datamodule, self.trainer, self.precision_reason))
 

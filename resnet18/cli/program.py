@@ -64,14 +64,14 @@ class Program(Arguments):
             return
         try:
             place = place_run(self.config, self.inputs)
+            if self.config.trainer.logger is True:
+                self.config.trainer.logger = self.parser.get_defaults().trainer.logger
+            name_loggers(self.config.trainer.logger, place)
         except KeyedError as error:
             raise self.inputs.located(error) from None
         self.directory, self.resumes = place.directory, place.resumes
         self.record: dict[str, Any] = {key: config[key] for key in STORED if key in config}
         self.record["experiment"] = place.experiment
-        if self.config.trainer.logger is True:
-            self.config.trainer.logger = self.parser.get_defaults().trainer.logger
-        name_loggers(self.config.trainer.logger, place)
         self.run_name = run_name(place, self.inputs, self.record)
 
     def _choose_precision(self) -> None:

@@ -49,15 +49,15 @@ def place_run(config: Namespace, inputs: Inputs) -> Place:
         allowed = "without slashes, control characters or a dot at its start"
         raise KeyedError("experiment", f"must be a name {allowed}, not {experiment!r}")
     # W&B gives a sweep's trial its id. On several ranks rank 0's counts; the writers get it from there.
-    trial = os.environ.get("WANDB_RUN_ID") if "WANDB_SWEEP_ID" in os.environ else None
-    run_id = trial or new_run_id()
+    given = os.environ.get("WANDB_RUN_ID")
+    run_id = given or new_run_id()
     directory = Path(config.run_dir) if config.run_dir else resumed or Path("runs", experiment, run_id)
-    run_id = run_id if not config.run_dir and not resumed else directory.name
+    run_id = directory.name if not given and (config.run_dir or resumed) else run_id
     return Place(experiment, run_id, directory, directory == resumed)
 
 
 def name_loggers(loggers: Any, place: Place) -> None:
-    """Gives every logger the run's directory, and W&B's the run's id."""
+    """Gives every logger the run's directory, and W&B's the run's id; refuses W&B's settings, which may hold a key."""
     for logger in as_list(loggers):
         if not isinstance(logger, Namespace) or (arguments := logger.get("init_args")) is None:
             continue
@@ -65,6 +65,9 @@ def name_loggers(loggers: Any, place: Place) -> None:
             arguments["save_dir"] = str(place.directory.absolute())  # W&B's service has another working directory
         made = import_object(logger.class_path)
         if isinstance(made, type) and issubclass(made, WandbLogger):
+            if arguments.get("settings") is not None:
+                meant = "set W&B's settings in the environment (WANDB_BASE_URL, WANDB_API_KEY, …)"
+                raise KeyedError("trainer.logger.settings", f"can't be given, for a run keeps its options; {meant}")
             arguments["id"] = place.run_id
 
 
@@ -73,7 +76,8 @@ def run_name(place: Place, inputs: Inputs, record: dict[str, Any]) -> str:
     typed = [argument.partition("=")[0].removeprefix("--") for argument in inputs.arguments if argument[:2] == "--"]
     keys = [shown(key) for key in (*typed, *(key for _, content in inputs.files[1:] for key, _ in leaves(content)))]
     values = overview.leaves({name: value for name, value in record.items() if name not in overview.NOT_COMPARED})
-    keys = list(dict.fromkeys(key.removesuffix(".class_path") for key in keys))
+    keys = dict.fromkeys(key.removesuffix(".class_path") for key in keys)
+    keys = sorted(keys, key=lambda key: key.startswith("trainer."))  # the others tell more
     names = overview.short_names(key for key in keys if key in values and not key.startswith("trainer.logger"))
     differs = " ".join(f"{name}={overview.shown(values[key])}" for key, name in names.items())
     return " ".join(filter(None, (place.experiment, shorten(differs, NAME, placeholder=" …"), place.run_id[-4:])))

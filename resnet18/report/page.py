@@ -55,55 +55,58 @@ def _written(path: Path, made: Callable[[], str]) -> Path:
 
 def page(run: Run, place: str) -> str:
     """The page on one run; ``place`` is its directory as it is typed."""
-    sections = [
-        _attempt(run.problems, lambda: headline(run)),
-        _attempt(run.problems, lambda: facts(run)),
-        _section("Curves", _attempt(run.problems, lambda: curves([run], [""]))),
-    ]
-    if run.test:
-        sections.append(_evaluated(run, run.test, "Test"))
-    if run.val:
-        found = _evaluated(run, run.val, "Validation, at the best epoch")
-        # Of a run that was tested the validation says nothing more, but takes as much room.
-        folded = f'<details class="folded"><summary>Validation</summary>{found}</details>'
-        sections.append(folded if run.test else found)
-    if batch := data_uri(run.directory, f"{PICTURES}/{BATCH}"):
-        image = f'<img class="batch" src="{batch}" alt="the first training batch">'
-        sections.append(_section("The first training batch, as the network saw it", image))
-    if run.seeds:
-        sections.append(_section("Seeds", _attempt(run.problems, lambda: tables.seeds(run.seeds))))
-    sections.append(_section("Configuration", _attempt(run.problems, lambda: tables.configuration(run.seen.config))))
-    sections.append(_section("Provenance", _attempt(run.problems, lambda: tables.provenance(run.seen.provenance))))
+    drawn = Sections(run.problems)
+    drawn.add("", lambda: headline(run))
+    drawn.add("", lambda: facts(run))
+    drawn.add("Curves", lambda: curves([run], [""]))
+    drawn.add("", lambda: _evaluated(run, run.test, "Test"))
+    drawn.add("", lambda: _validation(run))
+    drawn.add("The first training batch, as the network saw it", lambda: _batch(run))
+    drawn.add("Seeds", lambda: tables.seeds(run.seeds) if run.seeds else "")
+    drawn.add("Configuration", lambda: tables.configuration(run.seen.config))
+    drawn.add("Provenance", lambda: tables.provenance(run.seen.provenance))
     missing = not_measured(run, place)  # at the end, for the sections before it note what they can't read
-    sections.append(_section("What was not measured", _listed(missing)))
+    drawn.add("What was not measured", lambda: _listed(missing))
     name = f"{run.seen.experiment} / {run.seen.name}"
-    body = f"<main><h1>{text(name)}</h1>{''.join(sections)}</main>"
-    return document(name, body, asset("page.js"))
+    return document(name, f"<main><h1>{text(name)}</h1>{drawn}</main>", asset("page.js"))
 
 
 def comparison(runs: Sequence[Run]) -> str:
     """The page on several runs: their curves laid over each other, their scores, and what differs."""
-    names, problems = _letters(len(runs)), list[str]()
-
-    def section(title: str, draw: Callable[[], str]) -> str:
-        return _section(title, _attempt(problems, draw))
-
-    found = [f'<p class="warn">{text(warning)}</p>' for warning in warnings(runs, names)]
-    sections = [_attempt(problems, lambda: tables.scores(runs, names))]
+    names, drawn = _letters(len(runs)), Sections([])
+    drawn.add("", lambda: "".join(f'<p class="warn">{text(warning)}</p>' for warning in warnings(runs, names)))
+    drawn.add("", lambda: tables.scores(runs, names))
     groups = {run.directory.parent: run.seeds for run in runs if run.seeds}
     for place, seeds in groups.items():
-        sections.append(section(f"Seeds of {place.name}", lambda seeds=seeds: tables.seeds(seeds)))
-    sections.append(section("What differs between their configurations", lambda: tables.differing(runs, names)))
-    sections.append(section("Curves", lambda: curves(runs, names)))
-    missing = [
-        f"<b>{name}</b>: {sentence}"
-        for name, run in zip(names, runs, strict=True)
-        for sentence in not_measured(run, _nearby(run.directory))
-    ]
-    sections.append(_section("What was not measured", _listed([*missing, *map(text, problems)])))
+        drawn.add(f"Seeds of {place.name}", lambda seeds=seeds: tables.seeds(seeds))
+    drawn.add("What differs between their configurations", lambda: tables.differing(runs, names))
+    drawn.add("Curves", lambda: curves(runs, names))
+    whose: dict[str, list[str]] = {}
+    for name, run in zip(names, runs, strict=True):
+        for sentence in not_measured(run, _nearby(run.directory)):
+            whose.setdefault(sentence, []).append(name)
+    missing = [f"<b>{', '.join(of)}</b>: {sentence}" for sentence, of in whose.items()]
+    drawn.add("What was not measured", lambda: _listed([*missing, *map(text, drawn.problems)]))
     title = f"{counted(len(runs), 'run')}: {', '.join(dict.fromkeys(run.seen.experiment for run in runs))}"
-    body = f'<main><h1 class="title">{text(title)}</h1>{"".join(found)}{"".join(sections)}</main>'
-    return document(title, body, asset("page.js"))
+    return document(title, f'<main><h1 class="title">{text(title)}</h1>{drawn}</main>', asset("page.js"))
+
+
+class Sections:
+    """The parts of a page: a part whose files hold something else than they should is left out, and that is noted."""
+
+    def __init__(self, problems: list[str]) -> None:
+        self.problems, self.parts = problems, list[str]()
+
+    def add(self, title: str, draw: Callable[[], str]) -> None:
+        try:
+            content = draw()
+        except BROKEN as error:
+            self.problems.append(f"{title or 'a part of the page'}: {type(error).__name__}: {error}")
+            content = '<p class="note">This can\'t be drawn from the files of the run.</p>'
+        self.parts.append(f"<h2>{text(title)}</h2>{content}" if title and content else content)
+
+    def __str__(self) -> str:
+        return "".join(self.parts)
 
 
 def warnings(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
@@ -130,32 +133,28 @@ def _evaluated(run: Run, found: dict[str, Any], title: str) -> str:
         return ""
     many = len(found["class_names"]) > figures.MATRIX_CLASSES
     views = {
-        "Most confused" if many else "Confusion": lambda: figures.confusion(found),
-        "Accuracy of each class": lambda: figures.per_class(found),
-        "Reliability": lambda: figures.reliability(found),
+        "Most confused" if many else "Confusion": figures.confusion(found),
+        "Accuracy of each class": figures.per_class(found),
+        "Reliability": figures.reliability(found),
     }
-    drawn = "".join(f"<section><h3>{name}</h3>{_attempt(run.problems, view)}</section>" for name, view in views.items())
-    pictures = {
-        name: source
-        for mistake in found.get("mistakes") or ()
-        if (name := str(mistake.get("picture"))) and (source := data_uri(run.directory, name))
-    }
-    worst = _attempt(run.problems, lambda: figures.mistakes(found, pictures))
+    drawn = "".join(f"<section><h3>{name}</h3>{view}</section>" for name, view in views.items())
+    names = [str(mistake.get("picture")) for mistake in found["mistakes"]]
+    pictures = {name: source for name in names if (source := data_uri(run.directory, name))}
     images = f' <span class="quiet">{counted(found["images"], "image")}</span>'
+    worst = figures.mistakes(found, pictures)
     return f"<h2>{title}{images}</h2><div class='views'>{drawn}</div><h2>The most confident mistakes</h2>{worst}"
 
 
-def _attempt(problems: list[str], draw: Callable[[], str]) -> str:
-    """A part of the page, or a note where a file holds something else than it should."""
-    try:
-        return draw()
-    except BROKEN as error:
-        problems.append(f"a part of the page: {type(error).__name__}: {error}")
-        return '<p class="note">This can\'t be drawn from the files of the run.</p>'
+def _validation(run: Run) -> str:
+    drawn = _evaluated(run, run.val, f"Validation, epoch {run.val.get('epoch', -1) + 1}")
+    # Of a run that was tested it says little more, but takes as much room.
+    folded = f'<details class="folded"><summary>Validation</summary>{drawn}</details>'
+    return folded if drawn and run.test else drawn
 
 
-def _section(title: str, content: str) -> str:
-    return f"<h2>{text(title)}</h2>{content}" if content else ""
+def _batch(run: Run) -> str:
+    source = data_uri(run.directory, f"{PICTURES}/{BATCH}")
+    return f'<img class="batch" src="{source}" alt="the first training batch">' if source else ""
 
 
 def _listed(sentences: Sequence[str]) -> str:

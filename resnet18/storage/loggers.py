@@ -7,6 +7,7 @@ from argparse import Namespace
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import unquote, urlsplit
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
@@ -59,14 +60,21 @@ class WandbRun(WandbLogger):
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         if step is not None and (step, frozenset(metrics)) in self._stored:
             return
-        for name in [
-            name for name in metrics if name not in self._defined
-        ]:  # each by its name, as `wandb leet` knows no `*`
+        self._define(metrics)
+        super().log_metrics(metrics, step)
+
+    def _define(self, names: Iterable[str]) -> None:
+        """Gives each metric its axis by its name, as `wandb leet` knows no `*`."""
+        define = self.experiment.define_metric
+        if not self._defined:
+            for axis in (STEP, self._prefixed("epoch")):
+                define(axis, hidden=True)  # no curves of these
+            self._defined.add("epoch")
+        for name in [name for name in names if name not in self._defined]:
             once_an_epoch = self.epoch_axis and name.startswith(("val/", "best/", "test", "validate"))
             axis = self._prefixed("epoch") if once_an_epoch else STEP
-            self.experiment.define_metric(self._prefixed(name).replace(".", r"\."), step_metric=axis, step_sync=True)
+            define(self._prefixed(name).replace(".", r"\."), step_metric=axis, step_sync=True)
             self._defined.add(name)
-        super().log_metrics(metrics, step)
 
     def _prefixed(self, name: str) -> str:
         return f"{self._prefix}{self.LOGGER_JOIN_CHAR}{name}" if self._prefix else name
@@ -74,18 +82,32 @@ class WandbRun(WandbLogger):
     def remember(self, part: Iterable[Any]) -> None:
         """Notes the rows among the records of an earlier part, which are not logged again."""
         for record in part:
-            items = {".".join(item.nested_key) or item.key: item.value_json for item in record.history.item}
-            if STEP in items:
-                names = {name.removeprefix(self._prefixed("")) for name in items if not name.startswith("_")}
-                self._stored.add((int(items[STEP]), frozenset(names - {STEP})))
+            self._note({".".join(item.nested_key) or item.key: item.value_json for item in record.history.item})
+
+    def _note(self, row: Mapping[str, Any]) -> None:
+        if STEP in row:
+            names = {name.removeprefix(self._prefixed("")) for name in row if not name.startswith("_")}
+            self._stored.add((int(row[STEP]), frozenset(names - {STEP})))
+
+    def _ask_server(self) -> None:
+        """Notes the rows that W&B's server has: of those that a killed process logged last, some or none."""
+        import wandb
+
+        run = wandb.Api(timeout=int(ONLINE_TIMEOUT_S)).run(self.experiment.path)
+        for row in run.scan_history(use_cache=False):  # W&B's cache would lie outside the run
+            self._note(row)
 
     @rank_zero_only
     def fill_in(self, rows: Rows, scores: Mapping[str, float]) -> None:
-        """Logs the rows that earlier parts lack, and repeats the last values: every part has a summary of its own."""
-        if self.experiment.offline:  # online W&B's server may have more rows than the file
-            for step, metrics in rows:
-                self.log_metrics(metrics, step)
+        """Logs the rows that W&B lacks, and repeats the last values: every part has a summary of its own."""
+        if not self.experiment.offline:
+            self._stored.clear()
+        if self.experiment.resumed and not self.experiment.offline:
+            self._ask_server()
+        for step, metrics in rows:
+            self.log_metrics(metrics, step)
         known = {name: value for _, metrics in rows for name, value in metrics.items()} | dict(scores)
+        self._define(known)  # or W&B's page forgets the axes of what this part does not log
         self.experiment.summary.update({self._prefixed(name): value for name, value in known.items()})
 
     def upload(self, folder: Path) -> None:
@@ -103,11 +125,9 @@ class WandbRun(WandbLogger):
 
 def _cut(config: Any, levels: int = LEVELS) -> Any:
     """A configuration in which what lies deeper is text."""
-    if not isinstance(config, dict):
-        return config
-    return (
-        {name: _cut(value, levels - 1) for name, value in config.items()} if levels else json.dumps(config, default=str)
-    )
+    if not levels or not isinstance(config, dict):
+        return json.dumps(config, default=str) if isinstance(config, dict) else config
+    return {name: _cut(value, levels - 1) for name, value in config.items()}
 
 
 def default_logger() -> dict[str, Any]:
@@ -118,6 +138,10 @@ def default_logger() -> dict[str, Any]:
 
 def wandb_without_questions(directory: Path | None) -> None:
     """Sets W&B up not to ask, and to write to the disk only, except for what the user has set in the environment."""
+    server = urlsplit(os.environ.get("WANDB_BASE_URL", ""))
+    if server.password:  # W&B would write it into the run's files
+        os.environ["WANDB_BASE_URL"] = server._replace(netloc=server.netloc.rpartition("@")[2]).geturl()
+        os.environ.setdefault("WANDB_API_KEY", unquote(server.password))
     last = parts(directory)[-1:] if directory else []
     online = "WANDB_SWEEP_ID" in os.environ or any(part.name.startswith("run-") for part in last)
     os.environ.setdefault("WANDB_MODE", "online" if online else "offline")
@@ -140,7 +164,9 @@ def start_wandb(logger: WandbLogger, directory: Path, rows: Rows) -> None:
     _go_online_or_not(logger)
     if not logger.experiment.disabled:
         link_parts(directory)
-        if isinstance(logger, WandbRun) and rows:
+        if isinstance(logger, WandbRun):
+            interval = read_config(directory)["trainer"].get("val_check_interval")
+            logger.epoch_axis = interval in (None, 1.0)
             logger.fill_in(rows, overview(directory).test)
 
 

@@ -33,8 +33,9 @@ def link_parts(directory: Path) -> None:
             if not link.exists():  # of a run that was removed
                 link.unlink(missing_ok=True)
         for part in parts(directory):
-            with contextlib.suppress(FileExistsError):
-                (place / part.name).symlink_to(Path("..", *part.parts[-3:]), target_is_directory=True)
+            link = place / part.name  # `wandb leet` takes no other name
+            if not link.is_symlink():
+                link.symlink_to(Path("..", *part.parts[-3:]), target_is_directory=True)
 
 
 def records(part: Path) -> Iterator[Any]:

@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 import signal
@@ -10,7 +11,7 @@ import pytest
 from conftest import DROPOUT_NET, DROPOUT_RUN, start
 
 from resnet18.cli import children
-from resnet18.cli.children import train
+from resnet18.cli.children import failure, train
 from resnet18.errors import RunError, UsageError
 from resnet18.storage.overview import overview
 from resnet18.storage.records import read_json, write_json
@@ -34,19 +35,16 @@ def no_child(*arguments: object) -> int:
     raise AssertionError(f"a child was started: {arguments}")
 
 
-def test_a_finished_run_is_only_tested_and_then_left_out(
+def test_a_finished_run_is_left_out(
     group: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    run = train(group, "one", ["--no", "option"])
-    assert run.state == "finished"
-    assert run.test["test/top1"] > 0.1
-    assert "test --ckpt_path" in (group / "one.log").read_text()
     monkeypatch.setattr(children, "_run", no_child)
-    assert train(group, "one", []).test == run.test
-    first, second = capfd.readouterr().out.splitlines()
-    assert first == second
-    assert first.startswith("one  finished  3 epochs  val/top1 ")
-    assert f"test/top1 {100 * run.test['test/top1']:.2f} %" in first
+    record = {"command": "test", "given": {}, "flip_tta": False, "test/top1": 0.75}
+    (group / "one" / "evaluations.jsonl").write_text(json.dumps(record) + "\n")
+    assert train(group, "one", ["--no", "option"]).test == {"test/top1": 0.75}
+    line = capfd.readouterr().out
+    assert line.startswith("one  finished  3 epochs  val/top1 ")
+    assert "test/top1 75.00 %" in line
 
 
 def test_a_run_without_test_images_and_a_diverged_one_are_left_as_they_are(
@@ -60,16 +58,35 @@ def test_a_run_without_test_images_and_a_diverged_one_are_left_as_they_are(
     assert train(group, "one", []).state == "diverged"
 
 
-def test_what_the_child_finds_wrong_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "group" / "one" / "checkpoints").mkdir(parents=True)  # left by a run that was killed at its start
-    with pytest.raises(UsageError) as caught:
-        train(Path("group"), "one", ["--trainer.max_epoch", "2"])
-    first, *lines = str(caught.value).splitlines()
-    assert first == "one failed (exit status 2); the end of group/one.log:"
-    assert len(lines) == 1
-    assert "there is no option trainer.max_epoch; did you mean trainer.max_epochs?" in lines[0]
-    assert not (tmp_path / "group" / "one").exists()
+def test_every_new_run_has_an_id_of_its_own_for_wandb(
+    group: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    started = list[dict[str, str]]()
+    monkeypatch.setattr(children, "_run", lambda arguments, log, name, environment: started.append(environment) or 1)
+    write_json(group / "one" / "status.json", {"state": "stopped"})
+    (group / "one.log").write_text("$ fit\n")
+    shutil.copy(group / "one.log", group / "two.log")
+    for name in ("one", "two", "two"):
+        with pytest.raises(RunError, match=f"{name} failed"):
+            train(group, name, [], {"WANDB_RUN_GROUP": "group"})
+    resumed, first, second = started
+    assert resumed == {"WANDB_RUN_GROUP": "group"}
+    assert first["WANDB_RUN_ID"] != second["WANDB_RUN_ID"]
+
+
+def test_what_a_child_finds_wrong_is_shown(tmp_path: Path) -> None:
+    log = tmp_path / "one.log"
+    log.write_text("\n$ lightning fit --first\nold\n\n$ lightning fit --second\nthere is no option\ndid you mean it?\n")
+    error = failure("one", 2, log)
+    assert isinstance(error, UsageError)
+    expected = f"one failed (exit status 2); the end of {log}:\n  there is no option\n  did you mean it?"
+    assert str(error) == expected
+    log.write_text("\n$ lightning fit\n" + "\n".join(map(str, range(20))))
+    error = failure("one", -9, log)
+    assert isinstance(error, RunError)
+    first, *last = str(error).splitlines()
+    assert first == f"one failed (killed by SIGKILL); the end of {log}:"
+    assert last == [f"  {number}" for number in range(12, 20)]
 
 
 def test_a_signal_reaches_the_child_and_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

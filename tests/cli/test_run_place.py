@@ -27,6 +27,13 @@ def test_a_run_lies_in_the_folder_of_its_experiment() -> None:
     assert (elsewhere.directory, elsewhere.run_id) == (Path("elsewhere/one"), "one")
 
 
+def test_the_environment_names_the_run_for_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_RUN_ID", "abc")
+    assert place().directory == Path("runs/digits/abc")
+    elsewhere = place(run_dir="elsewhere/one")
+    assert (elsewhere.directory, elsewhere.run_id) == (Path("elsewhere/one"), "abc")
+
+
 def test_a_name_must_stay_below_runs() -> None:
     for name in ("", "..", ".hidden", "a/b", "a\\b", "a\nb"):
         with pytest.raises(KeyedError, match="experiment: must be a name"):

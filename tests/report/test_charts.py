@@ -82,7 +82,7 @@ def test_a_single_value_is_seen() -> None:
 
 
 def test_names_at_the_ends_of_equal_curves_do_not_cover_each_other() -> None:
-    points = [(x, 1.0) for x in range(1, 11)]
+    points = [(float(x), 1.0) for x in range(1, 11)]
     figure = drawn(*(Line(name, points, number, short=name) for number, name in enumerate("ABCD")))
     places = [float(label.get("y", 0)) for label in figure.iter("text") if label.text in set("ABCD")]
     assert len(places) == 4
@@ -96,7 +96,7 @@ def test_the_seventh_curve_is_told_from_the_first() -> None:
 
 
 def test_the_best_epoch_is_marked() -> None:
-    points = [(x, 1 / x) for x in range(1, 11)]
+    points = [(float(x), 1 / x) for x in range(1, 11)]
     figure = drawn(Line("val/loss", points, best=4, ring=True))
     assert [path.get("d") for path in figure.iter("path") if path.get("class") == "best"] == ["M202.0 16V206"]
     assert [circle.get("cx") for circle in figure.iter("circle")] == ["202.0"]
