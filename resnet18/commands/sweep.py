@@ -173,7 +173,7 @@ def table(runner: Runner) -> Any:
     """The trials, best first: what was swept, what was reached, how long it took."""
     from rich.table import Table
 
-    rows, metric = Table(box=None, padding=(0, 1)), runner.sweep.metric
+    rows, metric = Table(box=None, padding=(0, 1, 0, 0)), runner.sweep.metric
     rows.add_column("trial", justify="right")
     for name in runner.names.values():
         rows.add_column(name.replace("_", " "), overflow="fold")  # words, between which a line may break

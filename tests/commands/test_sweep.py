@@ -106,7 +106,7 @@ def test_the_best_comes_first_in_a_table_and_is_repeated(fake, lightning, tmp_pa
     write(tmp_path / "mine.yaml", parameters=WIDE)
     done = lightning("sweep", "mine.yaml", "--repeat", "3")
     assert done.status == 0, done.err
-    table, _, repeated = done.out.partition("trial  ema")[2].partition("\n\n")
+    table, _, repeated = done.out.partition("trial ema")[2].partition("\n\n")
     assert [line.split() for line in table.splitlines()[1:]] == [
         ["2", "0", "0.01", "70.00", "%", "2", *table.split()[-1:]],
         ["3", "0.9", "0.1", "60.00", "%", "2", *table.split()[-1:]],
