@@ -113,11 +113,3 @@ def test_killed_runs_have_every_row_once_in_wandb(lightning, tmp_path: Path) -> 
 def wandb_rows(run: Path, part: int) -> list[dict[str, Any]]:
     path = sorted((run / "wandb").glob("offline-run-*"))[part]
     return [record["history"]["item"] for record in wandb_records(path) if record["type"] == "history"]
-
-
-def test_each_metric_is_drawn_over_the_steps(trained: Path) -> None:
-    records = wandb_records(trained / "wandb" / "latest-run")  # wandb leet takes no * for a name
-    axes = {
-        metric.get("name"): metric.get("step_metric") for metric in (record.get("metric", {}) for record in records)
-    }
-    assert axes["train/loss"] == axes["val/top1"] == axes["lr"] == "trainer/global_step"

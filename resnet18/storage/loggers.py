@@ -140,7 +140,7 @@ def wandb_without_questions(directory: Path | None) -> None:
     """Sets W&B up not to ask, and to write to the disk only, except for what the user has set in the environment."""
     server = urlsplit(os.environ.get("WANDB_BASE_URL", ""))
     if server.password:  # W&B would write it into the run's files
-        os.environ["WANDB_BASE_URL"] = server._replace(netloc=server.netloc.rpartition("@")[2]).geturl()
+        os.environ["WANDB_BASE_URL"] = f"{server.scheme}://{server.netloc.rpartition('@')[2]}{server.path}"
         os.environ.setdefault("WANDB_API_KEY", unquote(server.password))
     last = parts(directory)[-1:] if directory else []
     online = "WANDB_SWEEP_ID" in os.environ or any(part.name.startswith("run-") for part in last)

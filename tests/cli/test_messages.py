@@ -38,8 +38,10 @@ def test_nothing_is_printed_but_what_is_meant(lightning) -> None:
     assert best.endswith(" of 2")
     assert run == f"run     {opening}"
     assert test == "test    lightning test --ckpt_path runs/digits/latest"
-    assert curves == "curves  wandb leet runs/digits/latest/wandb"
-    assert Path(curves.split()[-1]).resolve().is_dir()
+    assert curves == "curves  wandb leet runs/digits/wandb"
+    (part,) = Path(curves.split()[-1]).iterdir()
+    assert not part.readlink().is_absolute()
+    assert part.resolve().parents[1] == Path(opening).resolve()
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def of_kind(part: Path, kind: str) -> list[dict[str, Any]]:
 
 
 def summary(part: Path) -> dict[str, Any]:
-    return {name: value for found in of_kind(part, "summary") for name, value in found["update"].items()}
+    return {name: value for found in of_kind(part, "summary") for name, value in found.get("update", {}).items()}
 
 
 def test_each_metric_has_its_axis_by_name(trained: Path) -> None:
