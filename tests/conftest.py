@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -180,8 +181,11 @@ def wandb_server() -> Iterator[WandbServer]:
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a small network's run on the digits, 3 epochs, made by ``lightning fit`` in this process."""
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The directory of a small network's run on the digits, 3 epochs, made by ``lightning fit`` in this process.
+
+    Not to be changed: ``validate`` and ``test`` write into a run, so they take a copy.
+    """
     from resnet18.__main__ import main
 
     place = tmp_path_factory.mktemp("trained")
@@ -193,4 +197,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     finally:
         os.chdir(before)
         sys.argv = argv
-    return (place / "runs" / "digits" / "latest").resolve()
+    run = (place / "runs" / "digits" / "latest").resolve()
+    yield run
+    assert not (run / "evaluations.jsonl").exists(), "a test has scored the shared run"
+
+
+def copied(run: Path, place: Path) -> Path:
+    """A copy of a run, of the same name and with ``latest`` beside it."""
+    copy = Path(shutil.copytree(run, place / "runs" / "digits" / run.name, symlinks=True))
+    (copy.parent / "latest").symlink_to(copy.name)
+    return copy

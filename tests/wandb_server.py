@@ -5,10 +5,10 @@ operations and variables are renamed; an answer holds more than was asked for.
 """
 
 import base64
-import contextlib
 import gzip
 import json
 import re
+import sys
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -44,32 +44,16 @@ class Run:
 
     def bucket(self) -> Json:
         """The run as GraphQL describes it."""
+        steps, lines = [row["_step"] for row in self.rows], [json.dumps(row) for row in self.rows]
         return {
-            **{
-                "description": "",
-                "displayName": self.name,
-                "notes": "",
-                "tags": [],
-                "state": "running",
-                **self.properties,
-            },
+            **{"displayName": self.name, "description": "", "notes": "", "tags": [], "state": "", **self.properties},
             **{"id": f"id:{self.name}", "name": self.name, "sweepName": self.properties.get("sweep")},
-            **{"project": {**PROJECT, "name": self.properties.get("modelName")}},
+            **{"project": {**PROJECT, "name": self.properties.get("modelName")}, "wandbConfig": '{"t": 1}'},
             **{"config": json.dumps(self.config), "summaryMetrics": json.dumps(self.summary)},
-            **{"historyLineCount": len(self.lines), "historyTail": json.dumps([*map(json.dumps, self.rows[-1:])])},
+            **{"historyLineCount": len(lines), "historyTail": json.dumps(lines[-1:]), "history": lines},
             **{"logLineCount": 0, "eventsLineCount": 0, "eventsTail": "[]"},
-            **{
-                "historyKeys": {
-                    "lastStep": max([row["_step"] for row in self.rows], default=-1),
-                    "keys": {},
-                    "sets": [],
-                }
-            },
-            **{
-                "history": [json.dumps(row) for row in self.rows],
-                "parquetHistory": {"parquetUrls": [], "liveData": [{"_step": row["_step"]} for row in self.rows]},
-            },
-            "wandbConfig": '{"t": 1}',  # says that the run has started
+            **{"historyKeys": {"lastStep": max(steps, default=-1)}},
+            **{"parquetHistory": {"parquetUrls": [], "liveData": [{"_step": step} for step in steps]}},
         }
 
 
@@ -98,12 +82,16 @@ class WandbServer(ThreadingHTTPServer):
         self.sweeps: dict[str, Json] = {}  # their configurations
         self.errors: list[str] = []  # requests that the stand-in can't answer
         self.lock, self._numbers = threading.Lock(), count(1)
-        self._agents: dict[str, str] = {}  # sweeps of the agents that have had no trial
+        self._tried: set[str] = set()  # sweeps that have had their trial
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
     def close(self) -> None:
         self.shutdown()
         self.server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(error := sys.exception(), ConnectionError):  # as of a process that has ended
+            self.errors.append(repr(error))
 
     def artifact(self, name: str, alias: str) -> Artifact:
         """The newest version of an artifact that was given an alias."""
@@ -163,33 +151,31 @@ class WandbServer(ThreadingHTTPServer):
         return {"id": name, "name": name, "config": yaml.safe_dump(self.sweeps[name]), "runs": {"edges": []}}
 
     def on_create_agent(self, given: Json) -> Json:
-        key = f"agent{next(self._numbers)}"
-        self._agents[key] = given["sweep"]
-        return {"agent": {"id": key}}
+        return {"agent": {"id": given["sweep"]}}
 
     def on_agent_heartbeat(self, given: Json) -> Json:
-        """Commands one trial, with every parameter's first value, and an agent that has had it to exit."""
-        command: Json | None = None if json.loads(given["runState"]) else {"type": "exit"}
-        if sweep := self.sweeps.get(self._agents.pop(given["id"], "")):
-            first = {
-                name: of.get("values", [of.get("value", of.get("min"))])[0] for name, of in sweep["parameters"].items()
-            }
-            command = {"type": "run", "run_id": f"trial{next(self._numbers)}", "program": sweep.get("program")}
-            command["args"] = {name: {"value": value} for name, value in first.items()}
-        return {"agent": {"id": given["id"]}, "commands": json.dumps([command] if command else [])}
+        """Commands one trial of a sweep, with every parameter's first value, and to exit once it has ended."""
+        name, commands = given["id"], [{"type": "exit"}] if given["runState"] == "{}" else []
+        if name not in self._tried:
+            self._tried.add(name)
+            given = self.sweeps[name]["parameters"].items()
+            args = {key: {"value": [*of.get("values", []), of.get("min")][0]} for key, of in given}
+            commands = [{"type": "run", "run_id": f"trial-{name}", "program": "lightning", "args": args}]
+        return {"agent": {"id": name}, "commands": json.dumps(commands)}
 
     def _upload(self, kind: str, key: str, name: str) -> Json:
         upload = {"uploadUrl": f"{self.url}/{kind}/{quote(key, safe='')}/{quote(name)}", "uploadHeaders": []}
         return {**upload, "id": name, "name": name, "storagePath": name, "artifact": {"id": key}}
 
-    def stream(self, run: Run, sent: Json) -> None:
+    def stream(self, run: Run, sent: Json) -> Json:
         """Takes a request of the file stream: lines of files from a number on, and how the run ended."""
-        for name, part in (sent.get("files") or {}).items():
-            if name == "wandb-history.jsonl":
-                run.lines |= enumerate(map(json.loads, part["content"]), part["offset"])
-            elif name == "wandb-summary.json":
-                run.summary = json.loads(part["content"][-1])
+        files = sent.get("files") or {}
+        if part := files.get("wandb-history.jsonl"):
+            run.lines |= enumerate(map(json.loads, part["content"]), part["offset"])
+        if part := files.get("wandb-summary.json"):
+            run.summary = json.loads(part["content"][-1])
         run.exit_code = sent.get("exitcode", run.exit_code)
+        return {}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -203,18 +189,13 @@ class Handler(BaseHTTPRequestHandler):
         key = base64.b64decode(self.headers.get("Authorization", "").removeprefix("Basic ")).partition(b":")[2]
         if server.hangs:
             threading.Event().wait()
-        if server.refusal or len(key) < 40:
-            return self._reply({"errors": [{"message": "refused"}]}, server.refusal or 401)
-        try:
-            with server.lock:
-                if self.path == "/graphql":
-                    self._reply({"data": server.answer(sent["query"], sent.get("variables") or {})})
-                else:  # /files/ENTITY/PROJECT/RUN/file_stream
-                    server.stream(server.runs[self.path.split("/")[-2]], sent)
-                    self._reply({})
-        except (LookupError, TypeError, ValueError) as error:
-            server.errors.append(f"{error!r}: {sent}")
-            self._reply({"errors": [{"message": "refused"}]}, 400)
+        with server.lock:
+            if server.refusal or len(key) < 40:
+                self._reply({"errors": [{"message": "refused"}]}, server.refusal or 401)
+            elif self.path == "/graphql":
+                self._reply({"data": server.answer(sent["query"], sent.get("variables") or {})})
+            else:  # /files/ENTITY/PROJECT/RUN/file_stream
+                self._reply(server.stream(server.runs[self.path.split("/")[-2]], sent))
 
     def do_PUT(self) -> None:
         _, kind, key, name = map(unquote, self.path.split("/", 3))
@@ -232,10 +213,6 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(encoded)))
         self.end_headers()
         self.wfile.write(encoded)
-
-    def handle(self) -> None:
-        with contextlib.suppress(ConnectionError):  # of a process that has ended
-            super().handle()
 
     def log_message(self, format: str, *arguments: Any) -> None:
         pass

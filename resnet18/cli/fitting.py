@@ -108,12 +108,17 @@ class Fit(Program):
         if self.resumes:
             write_config(self.directory, self.record)
         else:
-            origin = {"name": self.run_name, **provenance(self.config.seed_everything, self.datamodule.split_hash)}
+            data = self.datamodule
+            assert data.train is not None
+            assert data.val is not None
+            parameters = sum(parameter.numel() for parameter in self.model.backbone.parameters())
+            size = {"parameters": parameters, "images": {"train": len(data.train), "val": len(data.val)}}
+            origin = {"name": self.run_name, **provenance(self.config.seed_everything, data.split_hash), **size}
             sources = own_sources([self.inputs.model_class, *(made for _, made in callables(self.config))])
             create_run(self.directory, self.record, origin, sources, link=not self.config.run_dir)
         self.status = Status(self.directory)
         settings = {name: value for name, value in self.record["trainer"].items() if name != "logger"}
-        found = {**self.record, "trainer": settings, **described(self.directory, self.model, self.datamodule)}
+        found = {**self.record, "trainer": settings, **described(self.directory)}
         for logger in self.trainer.loggers:
             if isinstance(logger, WandbLogger):
                 start_wandb(logger, self.directory, self.metrics_file.rows())

@@ -7,8 +7,6 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from resnet18.classifier import Classifier
-from resnet18.data.base import ImageDataModule
 from resnet18.report.wandb_media import log_evaluation
 from resnet18.storage.loggers import WandbRun, first_line
 from resnet18.storage.records import FOLDER, PROVENANCE, read_json
@@ -17,18 +15,11 @@ from resnet18.storage.wandb_start import finish_wandb, reopen_wandb, started
 PARTS = {"validate": "val", "test": "test"}  # of the data
 
 
-def described(directory: Path, model: Classifier, data: ImageDataModule) -> dict[str, Any]:
+def described(directory: Path) -> dict[str, Any]:
     """What to find and sort runs by, besides their configurations."""
-    assert data.train is not None
-    assert data.val is not None
     origin = read_json(directory / PROVENANCE)
-    return {
-        "parameters": sum(parameter.numel() for parameter in model.backbone.parameters()),
-        "images": {"train": len(data.train), "val": len(data.val)},
-        "split_hash": data.split_hash,
-        "git": (origin["git"] or {}).get("sha"),
-        "versions": origin["versions"],
-    }
+    found = {name: origin.get(name) for name in ("parameters", "images", "split_hash", "versions")}
+    return {**found, "git": (origin.get("git") or {}).get("sha")}
 
 
 def track_evaluation(directory: Path, command: str, checkpoint: Mapping[str, Any], found: Mapping[str, Any]) -> None:

@@ -87,6 +87,8 @@ def resolve(options: list[str]) -> dict[str, Any]:
     for key in ("run_dir", "ckpt_path"):
         if config.get(key):
             raise UsageError(f"{key} can't be given: {OURS[f'--{key}']}")
+    if config["data"] is None:
+        raise UsageError("data must be given; see configs/")
     if config["trainer"]["fast_dev_run"]:
         raise UsageError("trainer.fast_dev_run can't be given: it leaves no run")
     if "LearningRateFinder" in str(config["trainer"]["callbacks"]):

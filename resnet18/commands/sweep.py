@@ -16,9 +16,10 @@ from resnet18.cli.plain_parser import PlainParser
 from resnet18.cli.sweep_file import Sweep, read_sweep
 from resnet18.commands.sweep_trials import check_space, draw, score
 from resnet18.errors import RunError, UsageError, counted, written
-from resnet18.report.intervals import student
+from resnet18.report.seed_groups import SEEDS, sum_up
+from resnet18.report.seed_text import lines
 from resnet18.storage.overview import Overview, differences, overview, short_names, shown
-from resnet18.storage.records import CONFIG
+from resnet18.storage.records import CONFIG, write_json
 from resnet18.storage.status import DIVERGED, FAILED, STOPPED
 
 JOURNAL = "sweep.jsonl"
@@ -140,20 +141,16 @@ class Runner:
         return train(folder, name, options, environment, test)
 
     def repeat(self, count: int) -> None:
-        """Trains and tests the best trial's values with the seeds 1 to ``count``; prints mean and spread."""
+        """Trains and tests the best values with the seeds 1 to ``count``; prints the mean and its intervals."""
         best = self.ranked()[0]
         folder = self.folder / f"repeat-trial-{best['trial']}"
         print(f"\ntrial-{best['trial']} with the seeds 1 to {count}", flush=True)
         options = self.options(best["trial"])
-        runs = [
+        for seed in range(1, count + 1):
             self._train(folder, f"seed-{seed}", [*options, f"--seed_everything={seed}"], test=True)
-            for seed in range(1, count + 1)
-        ]
-        names = {self.sweep.metric: [score(run, self.sweep.metric, self.sweep.goal) for run in runs]}
-        names |= {name: [run.test.get(name) for run in runs] for name in runs[0].test}
-        for name, values in names.items():
-            if kept := [value for value in values if value is not None]:
-                print(_spread(name, kept))
+        found = sum_up(folder)
+        write_json(folder / SEEDS, found)
+        print("", *lines(found), sep="\n")
 
     def ranked(self) -> list[dict[str, Any]]:
         """The trials, best first; those that failed last."""
@@ -162,18 +159,11 @@ class Runner:
         return sorted(done, key=lambda one: (one["score"] is None, sign * (one["score"] or 0), one["trial"]))
 
 
-def _spread(name: str, values: list[float]) -> str:
-    found = student(values)
-    sd = "" if found.sd is None else f" ± {written(name, found.sd)}"
-    interval = found.ci95 and f", 95 % interval {' to '.join(written(name, one) for one in found.ci95)}"
-    return f"{name}  {written(name, found.mean)}{sd} (n = {found.n}{interval or ''})"
-
-
 def table(runner: Runner) -> Any:
     """The trials, best first: what was swept, what was reached, how long it took."""
     from rich.table import Table
 
-    rows, metric = Table(box=None, padding=(0, 1)), runner.sweep.metric
+    rows, metric = Table(box=None, padding=(0, 1, 0, 0)), runner.sweep.metric
     rows.add_column("trial", justify="right")
     for name in runner.names.values():
         rows.add_column(name.replace("_", " "), overflow="fold")  # words, between which a line may break

@@ -8,9 +8,8 @@ from typing import Any
 import numpy
 
 from resnet18.errors import RunError
-from resnet18.storage.records import PICTURES, evaluation_path, read_json, write_json
+from resnet18.storage.records import EVALUATION_VERSION, PICTURES, evaluation_path, read_json, write_json
 
-VERSION = 1
 BINS = 15  # of equal width, as Guo et al. take, https://arxiv.org/abs/1706.04599
 
 
@@ -61,22 +60,9 @@ def write_evaluation(
             picture = folder / f"{part}-{found.get('step', 0)}-{number:02d}.{kind}"
             picture.write_bytes(content)
             listed.append({**mistake, "picture": picture.relative_to(directory).as_posix()})
-        found = {"version": VERSION, "part": part, **found}
+        found = {"version": EVALUATION_VERSION, "part": part, **found}
         write_json(path, {**found, "mistakes": listed} if "confusion" in found else found)
         for name in stale - {mistake["picture"] for mistake in listed}:
             (directory / name).unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"{path} can't be written: {error.strerror}") from None
-
-
-def read_evaluation(directory: Path, part: str) -> dict[str, Any] | None:
-    """What a run's last evaluation on ``val`` or ``test`` found; None where there was none.
-
-    Raises:
-        RunError: Where the file is broken or of a later version.
-    """
-    path = evaluation_path(directory, part)
-    found = read_json(path)
-    if found and found.get("version") != VERSION:
-        raise RunError(f"{path} is of version {found.get('version')}; this program reads {VERSION}")
-    return found or None

@@ -7,6 +7,7 @@ takes a second to import.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 AT_LEAST = 3  # values for an interval: of two it is 18 times as wide as their standard deviation
 FLIPPED = 40  # pairs at most for the exact test, which goes through 2^(n/2) sums twice
@@ -43,11 +44,9 @@ def wilson(right: float, n: int, level: float = 0.95) -> tuple[float, float]:
     Raises:
         ValueError: Where n is not positive, or ``right`` is not between 0 and n.
     """
-    from scipy.special import ndtri
-
     if n < 1 or not 0 <= right <= n:
         raise ValueError(f"{right} of {n} is no accuracy")
-    z, share = float(ndtri((1 + level) / 2)), right / n
+    z, share = NormalDist().inv_cdf((1 + level) / 2), right / n
     middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     return 0.0 if right == 0 else middle - half, 1.0 if right == n else middle + half

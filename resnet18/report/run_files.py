@@ -10,9 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from resnet18.errors import RunError
-from resnet18.report.evaluation import read_evaluation
 from resnet18.storage.overview import Overview, overview
-from resnet18.storage.records import METRICS, read_json
+from resnet18.storage.records import METRICS, read_evaluation, read_json
 
 SEEDS = "seeds.json"
 LARGEST, WIDEST = 8_000, 1_200  # bytes and pixels; a larger picture is shown as a JPEG

@@ -42,8 +42,7 @@ class Overview:
 
     @property
     def state(self) -> str:
-        planned = (self.config.get("trainer") or {}).get("max_epochs")
-        fallback = FINISHED if planned and self.epochs >= planned else STOPPED  # of a run without status.json
+        fallback = FINISHED if self.planned and self.epochs >= self.planned else STOPPED  # of a run without status.json
         return self.status.get("state", fallback)
 
     @property
@@ -53,7 +52,8 @@ class Overview:
     @property
     def planned(self) -> int | None:
         """The configured number of epochs."""
-        return (self.config.get("trainer") or {}).get("max_epochs")
+        planned = _group(self.config, "trainer").get("max_epochs")
+        return planned if isinstance(planned, int) else None
 
 
 def overview(directory: Path) -> Overview:
@@ -73,7 +73,7 @@ def overview(directory: Path) -> Overview:
             found[name] = read()
         except RunError as error:
             problems.append(str(error))
-    watched = config.get("best") or {}
+    watched = _group(config, "best")
     monitor, mode = watched.get("monitor") or "val/top1", watched.get("mode") or "max"
     epochs, best, best_epoch = 0, None, None
     try:
@@ -102,6 +102,11 @@ def overview(directory: Path) -> Overview:
         test=test,
         problems=problems,
     )
+
+
+def _group(config: dict[str, Any], name: str) -> dict[str, Any]:
+    group = config.get(name)
+    return group if isinstance(group, dict) else {}
 
 
 def _column(path: Path, metric: str) -> Iterable[tuple[int, float | None]]:

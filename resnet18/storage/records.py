@@ -20,6 +20,7 @@ from resnet18.errors import RunError, UsageError
 
 FOLDER, BEST, LAST, PREVIOUS = "checkpoints", "best.ckpt", "last.ckpt", "previous.ckpt"
 CONFIG, PROVENANCE, METRICS, EVALUATIONS = "config.yaml", "provenance.json", "metrics.csv", "evaluations.jsonl"
+EVALUATION_VERSION = 1
 STATUS, PICTURES, CODE, LATEST = "status.json", "evaluation", "code", "latest"
 
 
@@ -107,6 +108,19 @@ def read_json(path: Path) -> dict[str, Any]:
 def evaluation_path(directory: Path, part: str) -> Path:
     """Where a run keeps what its last evaluation on ``val`` or ``test`` found."""
     return directory / f"evaluation-{part}.json"
+
+
+def read_evaluation(directory: Path, part: str) -> dict[str, Any] | None:
+    """What a run's last evaluation on ``val`` or ``test`` found; None where there was none.
+
+    Raises:
+        RunError: Where the file is broken or of a later version.
+    """
+    path = evaluation_path(directory, part)
+    found = read_json(path)
+    if found and found.get("version") != EVALUATION_VERSION:
+        raise RunError(f"{path} is of version {found.get('version')}; this program reads {EVALUATION_VERSION}")
+    return found or None
 
 
 def read_metrics(directory: Path) -> list[dict[str, float]]:

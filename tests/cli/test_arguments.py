@@ -4,7 +4,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import CONFIG, SMALL
+from conftest import CONFIG, SMALL, copied
+
+
+@pytest.fixture(scope="module")
+def trained(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, to be scored."""
+    return copied(trained, tmp_path_factory.mktemp("scored"))
 
 
 def shown(lightning, capfd: pytest.CaptureFixture[str], *arguments: object) -> dict:

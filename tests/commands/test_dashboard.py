@@ -45,7 +45,7 @@ def test_a_run_logs_what_the_panels_show(trained: Path, tmp_path: Path, lightnin
         }
         for one in records:
             if one["type"] == "summary":
-                updated = one["summary"]["update"]
+                updated = one["summary"].get("update", {})
                 scalars |= {name for name, value in updated.items() if isinstance(value, int | float)}
     panels = [panel for panels in SECTIONS.values() for panel in panels]
     assert {metric for _, metric in panels} <= logged | scalars

@@ -6,7 +6,8 @@ import numpy
 import pytest
 
 from resnet18.errors import RunError
-from resnet18.report.evaluation import counts, read_evaluation, write_evaluation
+from resnet18.report.evaluation import counts, write_evaluation
+from resnet18.storage.records import read_evaluation
 
 
 def test_counts_of_five_images_by_hand() -> None:

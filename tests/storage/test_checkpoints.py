@@ -7,12 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from conftest import CONFIG, SMALL
+from conftest import CONFIG, SMALL, copied
 
 import resnet18
 from resnet18 import ImageTensors
 
 SHORT = (*SMALL, "--trainer.max_epochs", "1", "--trainer.logger", "false", "--trainer.limit_train_batches", "2")
+
+
+@pytest.fixture(scope="module")
+def trained(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy, to be scored."""
+    return copied(trained, tmp_path_factory.mktemp("scored"))
 
 
 @pytest.mark.parametrize("place", ["run", "latest", "best", "elsewhere"])
