@@ -25,7 +25,7 @@ def test_a_run_directory_is_whole(trained: Path) -> None:
     others = {"evaluations.jsonl", "evaluation-test.json"}  # which other tests leave
     assert {path.name for path in trained.iterdir()} - others == {
         *("config.yaml", "provenance.json", "metrics.csv", "checkpoints", "wandb"),
-        *("status.json", "evaluation-val.json", "evaluation"),
+        *("status.json", "evaluation-val.json", "evaluation", "report.html"),
     }
     assert {path.name for path in (trained / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt"}
     assert (trained.parent / "latest").resolve() == trained
@@ -196,7 +196,7 @@ def test_other_loggers_and_callbacks_from_yaml(lightning, tmp_path: Path) -> Non
     assert done.status == 0, done.err
     assert (tmp_path / "a run" / "mine" / "one" / "metrics.csv").is_file()
     assert done.out.count("\nepoch ") == 2
-    stopped, trained, best, _, test = done.out.splitlines()[-5:]
+    stopped, trained, best, _, test, _ = done.out.splitlines()[-6:]
     assert stopped == "stopped early by EarlyStopping: val/loss did not improve in the last 1 records"
     assert trained == "trained 2 of 9 epochs"
     assert best.endswith(" of 2")

@@ -77,7 +77,7 @@ def test_killed_runs_have_every_row_once_in_wandb(lightning, tmp_path: Path) -> 
     often = ("--trainer.max_epochs", "12", "--trainer.log_every_n_steps", "1")  # 240 steps
     # W&B writes blocks of 32 kB. Killed first with nothing of it on the disk, then with rows beyond the checkpoint.
     starts = [
-        ([*options, *often, "--last.every_n_steps", "10"], 40),
+        ([*options, *often, "--last.every_n_steps", "5"], 12),
         (["fit", "--ckpt_path", "run", "--last.every_n_steps", "110"], 215),
     ]
     held: list[list[dict[str, Any]]] = []
@@ -97,9 +97,12 @@ def test_killed_runs_have_every_row_once_in_wandb(lightning, tmp_path: Path) -> 
     assert ended.stat().st_size % 2**15
     assert wandb_rows(tmp_path / "run", 0) == held[1]
     logged = [row for part in range(2) for row in wandb_rows(tmp_path / "run", part)]
+    assert "val/confusion._type" in logged.pop()  # the pictures at the end
     assert len(list((tmp_path / "run" / "wandb").glob("empty-*"))) == 1  # with which `wandb sync` would upload nothing
     written = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
-    assert len(written) == 240 + 12
+    best = [row["best/top1"] for row in written if row["best/top1"]]
+    assert len(written) == 240 + 12 + len(best)
+    assert 0 < len(best) == len({row["epoch"] for row in written if row["best/top1"]})
     assert len(logged) == len(written)
     for part in (tmp_path / "run" / "wandb").glob("offline-run-*"):
         (started,) = [record["run"] for record in wandb_records(part) if record["type"] == "run"]

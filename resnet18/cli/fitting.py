@@ -20,10 +20,10 @@ from resnet18.engine.stopping import Interrupted
 from resnet18.errors import DivergedError, UsageError
 from resnet18.storage.checkpoints import load_pretrained
 from resnet18.storage.class_paths import callables
-from resnet18.storage.loggers import start_wandb
 from resnet18.storage.provenance import own_sources, provenance
 from resnet18.storage.records import LAST, create_run, write_config
 from resnet18.storage.status import DIVERGED, FAILED, FINISHED, STOPPED, Status
+from resnet18.storage.wandb_start import start_wandb
 
 
 class Fit(Program):

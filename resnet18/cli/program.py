@@ -34,10 +34,10 @@ from resnet18.engine.seeding import StepSeeding
 from resnet18.errors import RunError, counted
 from resnet18.report.page import write_report
 from resnet18.storage.checkpoints import run_directory
-from resnet18.storage.loggers import wandb_without_questions
 from resnet18.storage.metrics_file import MetricsFile
 from resnet18.storage.networks import resize_head
 from resnet18.storage.records import METRICS, append_evaluation
+from resnet18.storage.wandb_start import wandb_without_questions
 
 STORED = ("experiment", "seed_everything", "model", "data", "trainer", "best", "last", "init_from")
 

@@ -8,8 +8,9 @@ from typing import Any
 from lightning.pytorch.loggers import Logger, WandbLogger
 
 from resnet18.report.wandb_media import log_evaluation
-from resnet18.storage.loggers import WandbRun, finish_wandb, reopen_wandb, started
+from resnet18.storage.loggers import WandbRun, first_line
 from resnet18.storage.records import FOLDER, PROVENANCE, read_json
+from resnet18.storage.wandb_start import finish_wandb, reopen_wandb, started
 
 PARTS = {"validate": "val", "test": "test"}  # of the data
 
@@ -31,7 +32,7 @@ def track_evaluation(directory: Path, command: str, checkpoint: Mapping[str, Any
             _draw(logger, directory, PARTS[command], section)
             finish_wandb([logger], 0)
     except Exception as error:
-        print(f"W&B did not take the scores: {str(error).partition(chr(10))[0]}", file=sys.stderr)
+        print(f"W&B did not take the scores: {first_line(error)}", file=sys.stderr)
 
 
 def finish_tracking(loggers: Iterable[Logger], directory: Path, ended: bool) -> None:
@@ -47,4 +48,4 @@ def _draw(logger: WandbLogger, directory: Path, part: str, section: str) -> None
     try:
         log_evaluation(logger, directory, part, section)
     except Exception as error:  # of any library: it must not hide how the run ended
-        print(f"W&B gets no pictures: {str(error).partition(chr(10))[0]}", file=sys.stderr)
+        print(f"W&B gets no pictures: {first_line(error)}", file=sys.stderr)

@@ -24,7 +24,7 @@ def test_nothing_is_printed_but_what_is_meant(lightning) -> None:
     assert done.err == ""
     lines = done.out.splitlines()
     assert max(map(len, lines)) <= 80
-    opening, net, images, feed, precision, first, second, empty, best, run, test, curves = lines
+    opening, net, images, feed, precision, first, second, empty, best, run, test, report, curves = lines
     assert opening.startswith("runs/digits/20")
     assert net == "ResNet, 176,258 parameters, on cpu, 32-true"
     assert images.startswith("1,295 images to train, 143 to validate, 10 classes, split ")
@@ -39,6 +39,7 @@ def test_nothing_is_printed_but_what_is_meant(lightning) -> None:
     assert run == f"run     {opening}"
     assert test == "test    lightning test --ckpt_path runs/digits/latest"
     assert curves == "curves  wandb leet runs/digits/wandb"
+    assert report == "report  runs/digits/latest/report.html"
     (part,) = Path(curves.split()[-1]).iterdir()
     assert not part.readlink().is_absolute()
     assert part.resolve().parents[1] == Path(opening).resolve()

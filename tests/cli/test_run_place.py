@@ -50,13 +50,6 @@ def test_loggers_write_into_the_run_under_its_id() -> None:
     assert wandb.init_args.id == "one"
 
 
-def test_a_sweeps_trial_has_the_id_that_w_and_b_gave_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_RUN_ID", "trial7")
-    assert place().run_id != "trial7"
-    monkeypatch.setenv("WANDB_SWEEP_ID", "sweep")
-    assert place().directory == Path("runs", "digits", "trial7")
-
-
 RECORD = {
     "seed_everything": 3,
     "model": {"optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}}, "schedule": None},
