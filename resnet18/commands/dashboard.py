@@ -5,23 +5,25 @@ Each push makes a view of its own: it changes neither runs nor views that are th
 
 import json
 import os
+from collections.abc import Callable
 from typing import Any
 
-from resnet18.cli.plain_parser import PlainParser
+from resnet18.cli.plain import PlainParser
 from resnet18.errors import RunError
 
 STEP = "trainer/global_step"  # Lightning's name for the step
+DRAWN = ("confusion", "per_class", "reliability", "mistakes")
 SECTIONS: dict[str, tuple[tuple[str, str], ...]] = {  # kind of panel, and what it shows
     "Scores": (("epoch", "val/top1"), ("epoch", "val/loss"), ("bar", "best/top1")),
     "Training": (("step", "train/loss"), ("step", "lr"), ("step", "grad_norm"), ("step", "weight_norm")),
     "Speed": (("step", "images_per_s"), ("step", "step_ms"), ("step", "memory_gb")),
     "Best epoch, on the validation images": (
-        *(("media", f"val/{name}") for name in ("confusion", "per_class", "reliability", "mistakes")),
+        *(("media", f"val/{name}") for name in DRAWN),
         ("bar", "val/calibration_error"),
     ),
     "Test": (
         ("bar", "test/top1"),
-        *(("media", f"test/{name}") for name in ("confusion", "per_class", "reliability", "mistakes")),
+        *(("media", f"test/{name}") for name in DRAWN),
         ("bar", "test/calibration_error"),
     ),
     "Images": (("media", "train/batch"),),
@@ -37,38 +39,29 @@ def workspace(project: str, entity: str, name: str) -> Any:
     except ImportError:
         raise RunError("this needs W&B's package for it: pip install 'resnet18[dashboard]'") from None
 
-    def panel(kind: str, metric: str) -> Any:
-        if kind == "media":
-            return wr.MediaBrowser(title=metric, media_keys=[metric])
-        if kind == "bar":
-            return wr.BarPlot(title=metric, metrics=[metric])
-        return wr.LinePlot(title=metric, x=STEP if kind == "step" else kind, y=[metric])
-
+    kinds: dict[str, Callable[[str], Any]] = {
+        "media": lambda metric: wr.MediaBrowser(title=metric, media_keys=[metric]),
+        "bar": lambda metric: wr.BarPlot(title=metric, metrics=[metric]),
+        "step": lambda metric: wr.LinePlot(title=metric, x=STEP, y=[metric]),
+        "epoch": lambda metric: wr.LinePlot(title=metric, x="epoch", y=[metric]),
+    }
+    sections = [
+        ws.Section(name=title, is_open=title in OPEN, panels=[kinds[kind](metric) for kind, metric in panels])
+        for title, panels in SECTIONS.items()
+    ]
+    best_first = [ws.Ordering(ws.Summary("best/top1"), ascending=False)]
+    runs = ws.RunsetSettings(order=best_first, pinned_columns=["summary:best/top1", "summary:test/top1"])
+    settings = ws.WorkspaceSettings(x_axis="epoch")
     return ws.Workspace(
-        entity=entity,
-        project=project,
-        name=name,
-        sections=[
-            ws.Section(name=title, is_open=title in OPEN, panels=[panel(*one) for one in panels])
-            for title, panels in SECTIONS.items()
-        ],
-        settings=ws.WorkspaceSettings(x_axis="epoch"),
-        runset_settings=ws.RunsetSettings(
-            order=[ws.Ordering(ws.Summary("best/top1"), ascending=False)],
-            pinned_columns=["summary:best/top1", "summary:test/top1"],
-        ),
+        entity=entity, project=project, name=name, sections=sections, settings=settings, runset_settings=runs
     )
 
 
 def serialised(made: Any) -> dict[str, Any]:
     """What is sent to W&B."""
     view = made._to_model()
-    return {
-        "entity": view.entity,
-        "project": view.project,
-        "name": view.display_name,
-        "spec": json.loads(view.spec.model_dump_json(by_alias=True, exclude_none=True)),
-    }
+    spec = json.loads(view.spec.model_dump_json(by_alias=True, exclude_none=True))
+    return {"entity": view.entity, "project": view.project, "name": view.display_name, "spec": spec}
 
 
 def run(command: str, arguments: list[str]) -> None:
@@ -83,8 +76,7 @@ def run(command: str, arguments: list[str]) -> None:
     if given.dry_run:
         print(json.dumps(serialised(made), indent=1))
         return
-    os.environ["WANDB_MODE"] = "online"  # offline is meant for runs
-    os.environ.setdefault("WANDB_SILENT", "true")
+    os.environ |= {"WANDB_MODE": "online", "WANDB_SILENT": "true"}  # offline is meant for runs
     import wandb
 
     try:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from resnet18.cli.plain_parser import PlainParser
+from resnet18.cli.plain import PlainParser
 from resnet18.errors import RunError, UsageError, nearest
 from resnet18.report.page import REPORT, write_comparison, write_report
 from resnet18.storage.overview import run_directories

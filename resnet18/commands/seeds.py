@@ -4,7 +4,6 @@ Takes the options of ``lightning fit``. Each seed is a run in ``runs/GROUP/seed-
 done again, so the same command goes on after a kill, and a larger ``--n`` adds seeds.
 """
 
-import os
 import re
 import shlex
 import subprocess
@@ -15,57 +14,50 @@ from typing import Any
 
 import yaml
 
-from resnet18.cli.children import Interrupted, train, wait_for_orphan
-from resnet18.cli.plain_parser import PlainParser
+from resnet18.cli.children import train
+from resnet18.cli.plain import PlainParser, plain_name, whole
 from resnet18.errors import RunError, UsageError, hint
-from resnet18.report.seed_groups import SEED, SEEDS, choose_metric, read_group, refuse_other_protocol, sum_up
-from resnet18.report.seed_text import lines
+from resnet18.report.seed_groups import SEED, SEEDS, check_protocol, choose_metric, finished, lines, read_group, sum_up
 from resnet18.report.wandb_seeds import log_summary, summary
 from resnet18.storage.overview import differences, run_directories, shown
 from resnet18.storage.records import new_run_id, read_json, write_json
-from resnet18.storage.status import DIVERGED, FINISHED
+from resnet18.storage.status import DIVERGED
 
 RUNS = Path("runs")
-OURS = {f"--{SEED}": "--first and --n choose the seeds", "--run_dir": "--group names the directory below runs/"}
-OURS |= {"--ckpt_path": "what was stopped is resumed by itself", "--print_config": "lightning fit --print_config does"}
+OURS = {SEED: "--first and --n choose the seeds", "run_dir": "--group names the directory below runs/"}
+OURS |= {"ckpt_path": "what was stopped is resumed by itself", "print_config": "lightning fit --print_config does"}
 
 
 def run(command: str, arguments: list[str]) -> None:
     """Runs ``lightning seeds --config C [--n 5] [--against GROUP]``."""
     parser = PlainParser(command, description=__doc__, epilog="All other options are those of lightning fit.")
     parser.add_argument("--config", "-c", action="append", default=[], metavar="FILE", help="As of lightning fit.")
-    parser.add_argument("--n", type=int, default=5, help="How many seeds; 5 by default.")
-    parser.add_argument("--first", type=int, default=1, help="The first of them; 1 by default.")
+    parser.add_argument("--n", type=whole(1), default=5, help="How many seeds; 5 by default.")
+    parser.add_argument("--first", type=whole(0), default=1, help="The first of them; 1 by default.")
     parser.add_argument("--group", help="The directory below runs/; EXPERIMENT-seeds by default.")
     parser.add_argument("--against", metavar="GROUP", help="Another group of seeds, compared with this one in pairs.")
     parser.add_argument("--metric", help="What is summed up; test/top1 by default.")
     options, others = parser.parse_known_args(arguments)
-    for option, text in (("--n", options.n), ("--first", options.first + 1)):
-        if text < 1:
-            raise UsageError(f"{option} must be at least {1 if option == '--n' else 0}")
-    for name in (argument.partition("=")[0] for argument in others):
+    for name in (argument.partition("=")[0].removeprefix("--") for argument in others):
         if name in OURS:
-            raise UsageError(f"{name} can't be given: {OURS[name]}")
+            raise UsageError(f"--{name} can't be given: {OURS[name]}")
     fit = [*(f"--config={path}" for path in options.config), *others]
     config = resolve(fit)
-    group = RUNS / (options.group or f"{_experiment(config, options.config)}-seeds")
-    against = find_group(options.against, group) if options.against else None
+    source = config["data"]["class_path"].rpartition(".")[2].lower()
+    experiment = config.get("experiment") or (Path(options.config[0]).stem if options.config else source)
+    group = RUNS / plain_name("--group", options.group or f"{experiment}-seeds")
     refuse_group(group, config)
+    against = find_group(options.against, group) if options.against else None
     if against:
-        refuse_other_protocol(config, next(iter(read_group(against).values())).config, against.name)
-    if options.metric and (done := [one for one in read_group(group).values() if one.state == FINISHED]):
-        choose_metric(done, options.metric)
-    environment = {"WANDB_RUN_GROUP": os.environ.get("WANDB_RUN_GROUP") or group.name}
-    told = {"command": shlex.join(["lightning", command, *arguments])}
-    found: dict[str, Any] = {}
+        check_protocol(config, next(iter(read_group(against).values())).config, against.name)
+    if done := finished(group):
+        choose_metric(done.values(), options.metric)
     for seed in range(options.first, options.first + options.n):
-        try:
-            wait_for_orphan(group, f"seed-{seed}")
-            train(group, f"seed-{seed}", [*fit, f"--{SEED}={seed}"], environment)
-        except Interrupted as stop:
-            print(f"\nlightning seeds: stopped by {stop.name}; the same command goes on from here", file=sys.stderr)
-            raise
-        found = store(group, {**sum_up(group, options.metric, against), **told})
+        train(group, f"seed-{seed}", [*fit, f"--{SEED}={seed}"])
+        before, found = read_json(group / SEEDS), sum_up(group, options.metric, against)
+        found |= {"command": shlex.join(["lightning", command, *arguments])}
+        found |= {"wandb_id": before.get("wandb_id") or new_run_id(), "published": before.get("published")}
+        write_json(group / SEEDS, found)
     print("", *lines(found), sep="\n")
     publish(group, found)
     if diverged := [one["directory"] for one in found["per_seed"] if one["state"] == DIVERGED]:
@@ -76,7 +68,7 @@ def resolve(options: list[str]) -> dict[str, Any]:
     """The whole configuration that ``fit`` makes of its options, before anything is written.
 
     Raises:
-        UsageError: For what ``fit`` refuses.
+        UsageError: For what ``fit`` refuses, and what makes no sense for several runs.
     """
     command = [sys.executable, "-m", "resnet18", "fit", *options, "--print_config"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
@@ -84,33 +76,22 @@ def resolve(options: list[str]) -> dict[str, Any]:
         text = re.sub(r"^.* fit: ", "", "\n".join(done.stderr.strip().splitlines()[-8:]))
         raise UsageError(text) if done.returncode == 2 else RunError(text)
     config = yaml.safe_load(done.stdout)
-    for key in ("run_dir", "ckpt_path"):
+    for key in ("run_dir", "ckpt_path"):  # in a file
         if config.get(key):
-            raise UsageError(f"{key} can't be given: {OURS[f'--{key}']}")
+            raise UsageError(f"{key} can't be given: {OURS[key]}")
     if config["data"] is None:
         raise UsageError("data must be given; see configs/")
-    if config["trainer"]["fast_dev_run"]:
-        raise UsageError("trainer.fast_dev_run can't be given: it leaves no run")
     if "LearningRateFinder" in str(config["trainer"]["callbacks"]):
         raise UsageError("LearningRateFinder can't be given: every seed would have a rate of its own")
     return config
 
 
-def _experiment(config: Mapping[str, Any], files: list[str]) -> str:
-    source = str(config["data"]["class_path"]).rpartition(".")[2].lower()
-    return config.get("experiment") or (Path(files[0]).stem if files else source)
-
-
 def find_group(name: str, group: Path) -> Path:
-    """The directory of the group to compare with.
-
-    Raises:
-        UsageError: Where there is none, or it is the same.
-    """
-    there = {run.parent.name for run in run_directories(RUNS) if run.name.startswith("seed-")} - {group.name}
+    """The directory of the group to compare with; UsageError where there is none, or it is the same."""
     found = next((place for place in (RUNS / name, Path(name)) if read_group(place)), None)
     if found is None:
         what = "holds no runs of seeds" if (RUNS / name).is_dir() else f"is not below {RUNS}"
+        there = {run.parent.name for run in run_directories(RUNS) if run.name.startswith("seed-")} - {group.name}
         raise UsageError(f"--against: {name} {what}{hint(name, there)}")
     if found.resolve() == group.resolve():
         raise UsageError(f"--against: {name} is this group itself; --group NAME starts another")
@@ -119,44 +100,28 @@ def find_group(name: str, group: Path) -> Path:
 
 def refuse_group(group: Path, config: Mapping[str, Any]) -> None:
     """Raises UsageError for a group's directory that holds something else, or runs of another configuration."""
-    way_out = "; --group NAME starts another group"
-    if group.parent != RUNS or group.name[:1] in ("", ".") or not group.name.isprintable():
-        raise UsageError(f"--group: {str(group)[len(str(RUNS)) + 1 :]} should be a plain name below {RUNS}")
-    runs = read_group(group)
+    runs, way_out = read_group(group), "; --group NAME starts another group"
     if strange := [run.name for run in run_directories(group) if run not in {one.directory for one in runs.values()}]:
         raise UsageError(f"{group} holds runs that are not of seeds: {', '.join(strange[:3])}{way_out}")
     for run in runs.values():
         stored = {name: part for name, part in config.items() if name in run.config}
-        changed = {
-            key: values
-            for key, values in differences([stored, run.config]).items()
+        changed = [
+            f"{key} is {shown(here)} here and {shown(there)} there"
+            for key, (here, there) in differences([stored, run.config]).items()
             # What fit fills in: the direction follows from the metric, the precision from the machine.
-            if key != SEED and not key.endswith(".mode") and not (key == "trainer.precision" and values[0] is None)
-        }
+            if key != SEED and not key.endswith(".mode") and not (key == "trainer.precision" and here is None)
+        ]
         if changed:
-            told = [f"{key} is {shown(here)} here and {shown(there)} there" for key, (here, there) in changed.items()]
-            raise UsageError(f"{group} holds runs of another configuration: {'; '.join(told)}{way_out}")
-
-
-def store(group: Path, found: dict[str, Any]) -> dict[str, Any]:
-    """Writes ``seeds.json``; returns its content, which keeps the id of its W&B run."""
-    try:
-        before = read_json(group / SEEDS)
-    except RunError as error:
-        print(f"{error}; it is made anew from the runs", file=sys.stderr)
-        before = {}
-    found = {**found, "wandb_id": before.get("wandb_id") or new_run_id(), "published": before.get("published")}
-    write_json(group / SEEDS, found)
-    return found
+            raise UsageError(f"{group} holds runs of another configuration: {'; '.join(changed)}{way_out}")
 
 
 def publish(group: Path, found: dict[str, Any]) -> None:
     """Writes the report, and the summary into W&B unless it has these numbers already."""
     from resnet18.report.page import REPORT, write_comparison
 
-    runs = [run for run in read_group(group).values() if run.state == FINISHED]
-    if not runs or not found["n"]:
+    if not found["n"]:
         return
+    runs = list(finished(group).values())
     print(f"\nreport  {write_comparison([group / run.name for run in runs], group / REPORT)}")
     if (numbers := summary(found)) != found["published"] and log_summary(group, found, runs[0].config):
         write_json(group / SEEDS, {**found, "published": numbers})

@@ -6,16 +6,17 @@ takes a second to import.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import NormalDist
 
+Z = NormalDist().inv_cdf(0.975)
 AT_LEAST = 3  # values for an interval: of two it is 18 times as wide as their standard deviation
 FLIPPED = 40  # pairs at most for the exact test, which goes through 2^(n/2) sums twice
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Values of several seeds: mean, standard deviation (of n - 1) and the mean's 95 % interval."""
+    """Values of several seeds: mean, standard deviation (of n - 1) and the mean's 95 % interval by Student's t."""
 
     n: int
     mean: float
@@ -26,45 +27,29 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Pairs:
+class Pairs(Spread):
     """Differences ``a - b`` of values in pairs, and the chance of such a mean if a and b were alike."""
 
-    n: int
-    mean: float
-    sd: float | None
-    ci95: tuple[float, float] | None  # None below three pairs
     p: float | None  # two-sided, by Student's t; None below three pairs, and where all differences are equal
     sign_flip_p: float | None  # two-sided, over all 2^n signs; None above 40 pairs
     floor: float  # the least that sign_flip_p can be
 
 
-def wilson(right: float, n: int, level: float = 0.95) -> tuple[float, float]:
-    """The interval of an accuracy that was measured on n images (Wilson 1927).
-
-    Raises:
-        ValueError: Where n is not positive, or ``right`` is not between 0 and n.
-    """
-    if n < 1 or not 0 <= right <= n:
-        raise ValueError(f"{right} of {n} is no accuracy")
-    z, share = NormalDist().inv_cdf((1 + level) / 2), right / n
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+def wilson(right: float, n: int) -> tuple[float, float]:
+    """The 95 % interval of an accuracy that was measured on n images (Wilson 1927)."""
+    share = right / n
+    middle = (share + Z**2 / (2 * n)) / (1 + Z**2 / n)
+    half = Z / (1 + Z**2 / n) * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
     return 0.0 if right == 0 else middle - half, 1.0 if right == n else middle + half
 
 
 def student(values: Sequence[float]) -> Spread:
-    """Mean, standard deviation and 95 % interval by Student's t, which takes the values for normally distributed.
-
-    Raises:
-        ValueError: Without values.
-    """
+    """Sums up values, at least one, that are taken for normally distributed."""
     from scipy.special import stdtrit
 
-    if not values:
-        raise ValueError("there are no values")
-    n, mean = len(values), math.fsum(values) / len(values)
-    sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1)) if n > 1 else None
-    ci95 = None
+    n, mean, sd, ci95 = len(values), math.fsum(values) / len(values), None, None
+    if n > 1:
+        sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     if sd is not None and n >= AT_LEAST:
         half = float(stdtrit(n - 1, 0.975)) * sd / math.sqrt(n)
         ci95 = mean - half, mean + half
@@ -72,19 +57,14 @@ def student(values: Sequence[float]) -> Spread:
 
 
 def paired(a: Sequence[float], b: Sequence[float]) -> Pairs:
-    """Compares values in pairs, as of two recipes with the same seeds.
-
-    Raises:
-        ValueError: Without values, or where one side has more.
-    """
+    """Compares values in pairs, as of two recipes with the same seeds."""
     from scipy.special import stdtr
 
     differences = [one - other for one, other in zip(a, b, strict=True)]
-    spread = student(differences)
-    n, sd, p = spread.n, spread.sd, None
-    if n >= AT_LEAST and sd:
-        p = 2 * float(stdtr(n - 1, -abs(spread.mean) / (sd / math.sqrt(n))))
-    return Pairs(n, spread.mean, sd, spread.ci95, p, _sign_flip_p(differences), 2 / 2**n)
+    found, p = student(differences), None
+    if found.n >= AT_LEAST and found.sd:
+        p = 2 * float(stdtr(found.n - 1, -abs(found.mean) / (found.sd / math.sqrt(found.n))))
+    return Pairs(**asdict(found), p=p, sign_flip_p=_sign_flip_p(differences), floor=2 / 2**found.n)
 
 
 def _sign_flip_p(differences: Sequence[float]) -> float | None:

@@ -3,15 +3,14 @@
 Every finished run of a group counts, whichever seeds were asked for: a choice among them would be a best of n.
 """
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from resnet18.errors import RunError, UsageError, hint
-from resnet18.report.intervals import paired, student, wilson
-from resnet18.storage.overview import Overview, differences, leaves, overview
+from resnet18.errors import RunError, UsageError, hint, written
+from resnet18.report.intervals import AT_LEAST, paired, student, wilson
+from resnet18.storage.overview import Overview, differences, leaves, overview, short_names, shown
 from resnet18.storage.records import CONFIG, evaluation_path, read_json
 from resnet18.storage.status import FINISHED
 
@@ -26,18 +25,14 @@ PROTOCOL = ("best.monitor", "best.mode", "model.metrics", "trainer.limit_val_bat
 
 
 def read_group(group: Path) -> dict[int, Overview]:
-    """The runs ``seed-1``, ``seed-2``, … of a group, by their seeds; none where there is no such run.
+    """The runs ``seed-1``, ``seed-2``, … of a group, by their seeds; none where there is no such run."""
+    runs = [overview(config.parent) for config in group.glob(f"seed-*/{CONFIG}")]
+    return {run.config[SEED]: run for run in sorted(runs, key=lambda run: run.config[SEED])}
 
-    Raises:
-        RunError: For a run that can't be read, or was trained with another seed than its name says.
-    """
-    found = dict[int, Overview]()
-    for config in group.glob(f"seed-*/{CONFIG}"):
-        if match := re.fullmatch(r"seed-(\d+)", config.parent.name):
-            run = found[int(match[1])] = overview(config.parent)
-            if (seed := run.config.get(SEED)) != int(match[1]):
-                raise RunError(f"{config}: {SEED} should be {match[1]}, after the directory's name, not {seed}")
-    return dict(sorted(found.items()))
+
+def finished(group: Path) -> dict[int, Overview]:
+    """The runs of a group that are finished, by their seeds."""
+    return {seed: run for seed, run in read_group(group).items() if run.state == FINISHED}
 
 
 def protocol(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +44,7 @@ def protocol(config: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def refuse_other_protocol(here: Mapping[str, Any], there: Mapping[str, Any], name: str) -> None:
+def check_protocol(here: Mapping[str, Any], there: Mapping[str, Any], name: str) -> None:
     """Raises UsageError for a group whose protocol is another; a direction that is not yet known is not compared."""
     one, other = protocol(here), protocol(there)
     unlike = [
@@ -82,22 +77,23 @@ def sum_up(group: Path, metric: str | None = None, against: Path | None = None) 
         UsageError: For a metric that its runs do not have, and another group that can't be compared.
         RunError: For runs that can't be read, or were split differently.
     """
-    runs = read_group(group)
-    finished = {seed: run for seed, run in runs.items() if run.state == FINISHED}
+    runs, done = read_group(group), finished(group)
     found: dict[str, Any] = {"version": 1, "group": group.name, "n": 0, "metric": metric}
-    if finished:
-        first = next(iter(finished.values()))
-        metric = choose_metric(finished.values(), metric)
-        values = _values(finished, metric)
+    values = dict[int, float]()
+    if done:
+        metric, first = choose_metric(done.values(), metric), next(iter(done.values()))
         images = read_json(evaluation_path(first.directory, metric.partition("/")[0])).get("images")
-        found |= {"metric": metric, **(asdict(student(list(values.values()))) if values else {})}
-        found |= {"test_images": images, "test_error": _test_error(metric, found.get("mean"), images)}
-        found |= {"split_hash": _split(finished, group.name), "protocol": protocol(first.config)}
-        if against is not None and values:
-            found["against"] = _compare(finished, against, metric)
+        found |= {"metric": metric, "test_images": images, "test_error": None}
+        found |= {"split_hash": _split(done, group.name), "protocol": protocol(first.config)}
+        if values := _values(done, metric):
+            found |= asdict(student(list(values.values())))
+            if images and _is_share(metric):
+                found["test_error"] = wilson(found["mean"] * images, images)
+            if against is not None:
+                found["against"] = _compare(done, against, metric)
     found["per_seed"] = [
         {
-            **{"seed": seed, "directory": run.name, "state": run.state, "value": _value(run, metric)},
+            **{"seed": seed, "directory": run.name, "state": run.state, "value": values.get(seed)},
             **{"epochs": run.epochs, "best": run.best, "best_epoch": run.best_epoch, "test": run.test},
         }
         for seed, run in runs.items()
@@ -106,14 +102,9 @@ def sum_up(group: Path, metric: str | None = None, against: Path | None = None) 
     return found
 
 
-def _value(run: Overview, metric: str | None) -> float | None:
-    if run.state != FINISHED or metric is None:
-        return None
-    return run.best if metric == run.monitor else run.test.get(metric)
-
-
 def _values(runs: Mapping[int, Overview], metric: str) -> dict[int, float]:
-    return {seed: value for seed, run in runs.items() if (value := _value(run, metric)) is not None}
+    values = {seed: run.best if metric == run.monitor else run.test.get(metric) for seed, run in runs.items()}
+    return {seed: value for seed, value in values.items() if value is not None}
 
 
 def _split(runs: Mapping[int, Overview], name: str) -> str | None:
@@ -125,21 +116,14 @@ def _split(runs: Mapping[int, Overview], name: str) -> str | None:
     return next(iter(splits))
 
 
-def _test_error(metric: str, mean: float | None, images: int | None) -> list[float] | None:
-    """Wilson's interval of an accuracy by the number of images that it was measured on."""
-    if not images or mean is None or not metric.rpartition("/")[2].startswith("top"):
-        return None
-    return list(wilson(mean * images, images))
-
-
 def _compare(runs: Mapping[int, Overview], other: Path, metric: str) -> dict[str, Any]:
     """Compares two groups, seed by seed."""
-    theirs = {seed: run for seed, run in read_group(other).items() if run.state == FINISHED}
+    theirs = finished(other)
     ours, their_values = _values(runs, metric), _values(theirs, metric)
     if not (seeds := [seed for seed in ours if seed in their_values]):
         raise RunError(f"--against: {other.name} has no finished run with {metric} of the same seeds")
     one, another = runs[seeds[0]], theirs[seeds[0]]
-    refuse_other_protocol(one.config, another.config, other.name)
+    check_protocol(one.config, another.config, other.name)
     if (here := _split(runs, "this group")) != (there := _split(theirs, other.name)):
         raise RunError(f"--against: {other.name} was trained on other images: its split is {there}, here it is {here}")
     pairs = asdict(paired([ours[seed] for seed in seeds], [their_values[seed] for seed in seeds]))
@@ -150,3 +134,59 @@ def _compare(runs: Mapping[int, Overview], other: Path, metric: str) -> dict[str
         "only_there": [seed for seed in their_values if seed not in ours],
         "differences": {key: row for key, row in changed.items() if key != SEED},
     }
+
+
+def lines(found: Mapping[str, Any]) -> Iterator[str]:
+    """What ``seeds.json`` says, for the terminal: each seed, the mean, its two errors, and the other group."""
+    metric, part = found["metric"], str(found["metric"]).partition("/")[0]
+    yield f"{found['group']}  {metric}{'' if part == 'test' else ': there are no test scores'}"
+    for one in found["per_seed"]:
+        yield f"  seed {one['seed']:<4} {one['state'] if one['value'] is None else written(metric, one['value'])}"
+    if not found["n"]:
+        return
+    mean, least, most = (written(metric, found[name]) for name in ("mean", "min", "max"))
+    spread = "" if found["sd"] is None else f"  sd {written(metric, found['sd'])}"
+    yield f"  mean      {mean}{spread}  min {least}  max {most}  n {found['n']}"
+    yield _over_seeds(metric, found["ci95"], written)
+    if found["test_error"]:
+        images = f"{found['test_images']:,} {part} images"
+        yield f"  over images  {_interval(metric, found['test_error'], written)} for the {images}, Wilson"
+        yield "  These are two errors: more seeds narrow the first, and only more images the second."
+    if other := found.get("against"):
+        yield ""
+        yield from _pairs(metric, other)
+
+
+def _pairs(metric: str, other: Mapping[str, Any]) -> Iterator[str]:
+    names = short_names(other["differences"])
+    changed = [f"{names[key]} {shown(here)}, not {shown(there)}" for key, (here, there) in other["differences"].items()]
+    yield f"against {other['group']}, seed by seed: {'; '.join(changed) or 'no option differs'}"
+    for side, place in (("only_here", "here"), ("only_there", "there")):
+        if other[side]:
+            yield f"  left out     seed {', '.join(map(str, other[side]))}, only {place}"
+    yield f"  difference   {_signed(metric, other['mean_difference'])}  n {other['n']}"
+    yield _over_seeds(metric, other["ci95"], _signed)
+    if other["p"] is not None:
+        yield f"  t-test       p = {other['p']:.4f}"
+    if other["sign_flip_p"] is not None:
+        least = f"{other['n']} pairs can't give less than {other['floor']:.4g}"
+        yield f"  sign flips   p = {other['sign_flip_p']:.4f}, exact; {least}"
+
+
+def _is_share(metric: str) -> bool:
+    return metric.rpartition("/")[2].startswith("top")
+
+
+def _signed(metric: str, value: float) -> str:
+    return f"{100 * value:+.2f} points" if _is_share(metric) else f"{value:+.4f}"
+
+
+def _over_seeds(metric: str, ends: Sequence[float] | None, form: Callable[[str, float], str]) -> str:
+    if ends is None:
+        return f"  There is no interval below {AT_LEAST} seeds."
+    return f"  over seeds   {_interval(metric, ends, form)} of the mean, Student's t"
+
+
+def _interval(metric: str, ends: Sequence[float], form: Callable[[str, float], str]) -> str:
+    low, high = (form(metric, end) for end in ends)
+    return f"{low.partition(' ')[0]} to {high}: 95 % interval"

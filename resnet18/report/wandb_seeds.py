@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-TIMEOUT_S = 10
 ABOUT = ("protocol", "split_hash", "git", "command", "test_images")
 
 
@@ -20,34 +19,25 @@ def summary(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def log_summary(group: Path, found: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Logs a run of the type ``seeds`` into the group's directory, online if the environment says so.
-
-    Args:
-        config: That of one of the runs, whose project is taken.
+    """Logs a run of the type ``seeds`` into the group's directory and one of the runs' project.
 
     Returns:
         Whether there is such a run now: not of runs without W&B, nor if something went wrong, which is printed.
     """
-    loggers = (config.get("trainer") or {}).get("logger") or []
-    given = [
-        one.get("init_args") or {}
-        for one in (loggers if isinstance(loggers, list) else [loggers])
-        if isinstance(one, dict) and one["class_path"].endswith((".WandbRun", ".WandbLogger"))
-    ]
-    if not given:
+    loggers = [one for one in config["trainer"].get("logger") or [] if "Wandb" in one["class_path"]]
+    if not loggers:
         return False
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or it looks up a host in offline mode too
     import wandb
 
-    mode = os.environ.get("WANDB_MODE") or "offline"
-    if mode == "online" and (reason := _offline_reason()):
-        print(f"W&B can't go online: {reason}; the summary is kept offline, `wandb sync` uploads it", file=sys.stderr)
-        mode = "offline"
+    given, mode = loggers[0].get("init_args") or {}, os.environ.get("WANDB_MODE") or "offline"
     try:
+        if mode == "online" and not wandb.login(prompt=False, verify=True):  # by itself it would ask on the terminal
+            raise wandb.errors.UsageError("there is no API key (`wandb login`)")
         run = wandb.init(
             mode=mode,  # type: ignore[arg-type]
-            entity=given[0].get("entity"),
-            project=given[0].get("project"),
+            entity=given.get("entity"),
+            project=given.get("project"),
             group=os.environ.get("WANDB_RUN_GROUP") or group.name,
             job_type="seeds",
             name=f"{group.name}, {found['n']} seeds",
@@ -55,21 +45,12 @@ def log_summary(group: Path, found: Mapping[str, Any], config: Mapping[str, Any]
             resume="allow",
             dir=str(group.absolute()),
             config={name: found[name] for name in ABOUT if found.get(name) is not None},
-            settings=wandb.Settings(silent=True, console="off", init_timeout=TIMEOUT_S, x_disable_stats=True),
+            settings=wandb.Settings(silent=True, console="off", init_timeout=10, x_disable_stats=True),
         )
         run.summary.update(summary(found))
         run.finish()
-        return True
     except (wandb.errors.Error, TimeoutError, OSError) as error:
-        print(f"W&B has no summary of the seeds: {str(error).partition(chr(10))[0]}", file=sys.stderr)
+        reason = str(error).partition("\n")[0]
+        print(f"W&B has no summary of the seeds: {reason}; the same command tries again", file=sys.stderr)
         return False
-
-
-def _offline_reason() -> str:
-    """Why W&B's server can't be had; empty if it can."""
-    import wandb
-
-    try:  # by itself it would ask on the terminal
-        return "" if wandb.login(prompt=False, verify=True) else "there is no API key (`wandb login`)"
-    except (wandb.errors.Error, TimeoutError, OSError) as error:
-        return str(error).partition("\n")[0]
+    return True

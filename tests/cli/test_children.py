@@ -1,28 +1,19 @@
 import json
-import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
-from conftest import DROPOUT_NET, DROPOUT_RUN, start
+from conftest import start
 
 from resnet18.cli import children
-from resnet18.cli.children import failure, train
+from resnet18.cli.children import _failure, train
 from resnet18.errors import RunError, UsageError
-from resnet18.storage.overview import overview
 from resnet18.storage.records import read_json, write_json
-
-PARENT = """
-import sys
-from pathlib import Path
-from resnet18.cli.children import train
-print(train(Path("group"), "one", sys.argv[1:]).state)
-"""
-OPTIONS = (*DROPOUT_RUN[1:], "--last.every_n_steps", "5")
+from resnet18.storage.status import Status
 
 
 @pytest.fixture
@@ -58,65 +49,79 @@ def test_a_run_without_test_images_and_a_diverged_one_are_left_as_they_are(
     assert train(group, "one", []).state == "diverged"
 
 
-def test_every_new_run_has_an_id_of_its_own_for_wandb(
-    group: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_a_run_that_another_process_trains_is_left_alone(group: Path) -> None:
+    status = Status(group / "one")
+    with pytest.raises(RunError, match="one is being trained by another process"):
+        train(group, "one", [])
+    status.close("stopped")
+
+
+def test_what_is_killed_is_resumed_once_and_every_new_run_has_an_id_of_its_own_for_wandb(
+    group: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    started = list[dict[str, str]]()
-    monkeypatch.setattr(children, "_run", lambda arguments, log, name, environment: started.append(environment) or 1)
+    started = list[tuple[str, str, str | None]]()
+
+    class Killed:
+        returncode = -9
+
+        def __init__(self, command: list[str], env: dict[str, str], **_: Any) -> None:
+            started.append((command[4], env["WANDB_RUN_GROUP"], env.get("WANDB_RUN_ID")))
+
+        def poll(self) -> int:
+            return self.returncode
+
+    monkeypatch.setattr("subprocess.Popen", Killed)
     write_json(group / "one" / "status.json", {"state": "stopped"})
-    (group / "one.log").write_text("$ fit\n")
-    shutil.copy(group / "one.log", group / "two.log")
-    for name in ("one", "two", "two"):
-        with pytest.raises(RunError, match=f"{name} failed"):
-            train(group, name, [], {"WANDB_RUN_GROUP": "group"})
-    resumed, first, second = started
-    assert resumed == {"WANDB_RUN_GROUP": "group"}
-    assert first["WANDB_RUN_ID"] != second["WANDB_RUN_ID"]
+    for name in ("one", "two"):
+        with pytest.raises(RunError, match=rf"{name} failed \(killed by SIGKILL\); the end of .*{name}.log:"):
+            train(group, name, ["--config=a.yaml"])
+    (*resumed, begun, again) = started
+    assert resumed == [("--ckpt_path", group.as_posix(), None)] * 2
+    assert begun[:2] == again[:2] == ("--config=a.yaml", group.as_posix())
+    assert None is not begun[2] != again[2] is not None
 
 
 def test_what_a_child_finds_wrong_is_shown(tmp_path: Path) -> None:
     log = tmp_path / "one.log"
     log.write_text("\n$ lightning fit --first\nold\n\n$ lightning fit --second\nthere is no option\ndid you mean it?\n")
-    error = failure("one", 2, log)
+    error = _failure("one", 2, log)
     assert isinstance(error, UsageError)
     expected = f"one failed (exit status 2); the end of {log}:\n  there is no option\n  did you mean it?"
     assert str(error) == expected
     log.write_text("\n$ lightning fit\n" + "\n".join(map(str, range(20))))
-    error = failure("one", -9, log)
+    error = _failure("one", -9, log)
     assert isinstance(error, RunError)
     first, *last = str(error).splitlines()
     assert first == f"one failed (killed by SIGKILL); the end of {log}:"
     assert last == [f"  {number}" for number in range(12, 20)]
 
 
-def test_a_signal_reaches_the_child_and_a_killed_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "mynet.py").write_text(DROPOUT_NET)
-    run, log = tmp_path / "group" / "one", tmp_path / "group" / "one.log"
-    command = [*OPTIONS, "--trainer.max_epochs", "400"]
-    parent = start(command, tmp_path, (sys.executable, "-c", PARENT), PYTHONPATH=os.pathsep.join(sys.path))
-    wait_for(run / "checkpoints" / "last.ckpt", parent)
-    with pytest.raises(RunError, match="is being trained by another process"):
-        train(Path("group"), "one", [])
-    parent.send_signal(signal.SIGTERM)
-    assert parent.wait(60) == 143
-    assert overview(run).status["reason"] == "SIGTERM"
-    assert "resume with: " in log.read_text()
-    stopped = overview(run).epochs
+FAKE = """#!/bin/sh
+trap 'echo saved; exit 143' TERM
+echo begun
+while :; do sleep 0.05; done
+"""
+PARENT = """
+import sys
+from pathlib import Path
+from resnet18.cli.children import train
+sys.executable = "./fit"
+train(Path("group"), "one", [])
+"""
 
-    parent = start(command, tmp_path, (sys.executable, "-c", PARENT), PYTHONPATH=os.pathsep.join(sys.path))
-    while overview(run).epochs <= stopped:
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_reaches_the_child_which_saves_before_the_parent_ends(signum: signal.Signals, tmp_path: Path) -> None:
+    (tmp_path / "fit").write_text(FAKE)
+    (tmp_path / "fit").chmod(0o755)
+    parent, log = start([], tmp_path, (sys.executable, "-c", PARENT)), tmp_path / "group" / "one.log"
+    while not log.exists() or "begun" not in log.read_text():
         assert parent.poll() is None, parent.communicate()
-        time.sleep(0.1)
-    child = int(subprocess.check_output(["pgrep", "-P", str(parent.pid)]))
-    os.kill(child, signal.SIGKILL)
+        time.sleep(0.05)
+    parent.send_signal(signum)
     _, err = parent.communicate(timeout=60)
-    assert "one failed (killed by SIGKILL); the end of group/one.log" in err
-    assert f"fit --ckpt_path {Path('group', 'one')}" in log.read_text()
-    assert overview(run).state == "stopped"
-
-
-def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    while not path.exists():
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.1)
+    assert (parent.returncode, err) == (
+        128 + signum,
+        f"\nstopped by {signum.name}; the same command goes on from here\n",
+    )
+    assert log.read_text().endswith("begun\nsaved\n")

@@ -46,21 +46,16 @@ def as_printed(trained: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]
     return config
 
 
-def test_a_group_whose_processes_were_killed_goes_on(lightning, tmp_path: Path) -> None:
+def test_a_seed_that_is_killed_is_resumed_and_tested(tmp_path: Path) -> None:
     (tmp_path / "mynet.py").write_text(DROPOUT_NET)
-    command = ["seeds", "--n", "1", "--first", "3", *OPTIONS]
-    parent = start(command, tmp_path)
+    parent = start(["seeds", "--n", "1", "--first", "3", *OPTIONS], tmp_path)
     run = tmp_path / "runs" / "digits-seeds" / "seed-3"
     while not (run / "checkpoints" / "last.ckpt").exists():
         assert parent.poll() is None, parent.communicate()
         time.sleep(0.1)
-    child = int(subprocess.check_output(["pgrep", "-P", str(parent.pid)]))
-    for process in (parent.pid, child):
-        os.kill(process, signal.SIGKILL)
-    parent.communicate()
-    assert not (run.parent / "seeds.json").exists()
-    done = lightning(*command)
-    assert done.status == 0, done.err
+    os.kill(int(subprocess.check_output(["pgrep", "-P", str(parent.pid)])), signal.SIGKILL)  # as for want of memory
+    out, err = parent.communicate()
+    assert (parent.returncode, err) == (0, "")
     commands = [line for line in run.with_suffix(".log").read_text().splitlines() if line.startswith("$")]
     assert [command.partition(" resnet18 ")[2].split("=")[0] for command in commands] == [
         f"fit {' '.join(OPTIONS)} --seed_everything",
@@ -73,7 +68,7 @@ def test_a_group_whose_processes_were_killed_goes_on(lightning, tmp_path: Path) 
     assert (one["seed"], one["epochs"], one["state"]) == (3, 40, "finished")
     assert found["mean"] == one["test"]["test/top1"]
     assert found["command"].startswith("lightning seeds --n 1 --first 3 --model.backbone mynet.WithDropout")
-    assert "There is no interval below 3 seeds." in done.out
+    assert "There is no interval below 3 seeds." in out
     assert (run.parent / "report.html").exists()
 
 
@@ -94,18 +89,12 @@ def test_finished_seeds_are_summed_up_and_compared(lightning, make, as_printed, 
     (started,) = [record["run"] for record in wandb_records(part) if record["type"] == "run"]
     assert (started["job_type"], started["run_group"]) == ("seeds", "digits-seeds")
 
-    (group / "seeds.json").write_text("{")
-    done = lightning(*command)
-    assert done.status == 0
-    assert done.err.startswith("runs/digits-seeds/seeds.json can't be read: ")
-    assert "it is made anew from the runs" in done.err
-    again = read_json(group / "seeds.json")
-    assert {**again, "wandb_id": 0} == {**found, "wandb_id": 0}
-    parts = len([*(group / "wandb").glob("offline-run-*")])
-    assert lightning(*command, "--metric", "test/loss", "--against", "fast").status == 0
+    assert lightning(*command).status == 0  # the same numbers are not logged again
+    again = lightning(*command, "--metric", "test/loss", "--against", "fast")
+    assert again.status == 0
     assert read_json(group / "seeds.json")["mean"] == pytest.approx(0.1)
-    assert lightning(*command, "--metric", "test/loss", "--against", "fast").status == 0
-    assert len([*(group / "wandb").glob("offline-run-*")]) == parts + 1  # the same numbers are not logged again
+    assert read_json(group / "seeds.json")["wandb_id"] == found["wandb_id"]
+    assert len([*(group / "wandb").glob("offline-run-*")]) == 2
 
 
 def test_a_diverged_seed_is_named_and_ends_the_command_with_1(lightning, make, as_printed, monkeypatch) -> None:
@@ -122,12 +111,11 @@ def test_a_diverged_seed_is_named_and_ends_the_command_with_1(lightning, make, a
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--n", "0"], "--n must be at least 1"),
-        (["--first", "-1"], "--first must be at least 0"),
-        (["--n", "five"], "--n: invalid int value: 'five'"),
+        (["--n", "0"], "--n: must be a whole number from 1, not 0"),
+        (["--first=-1"], "--first: must be a whole number from 0, not -1"),
         (["--seed_everything=3"], "--seed_everything can't be given: --first and --n choose the seeds"),
         (["--run_dir", "x"], "--run_dir can't be given: --group names the directory below runs/"),
-        (["--group", "../x"], "--group: ../x should be a plain name below runs"),
+        (["--group", "../x"], "--group: must be a name without slashes or a dot at its start, not '../x'"),
         (
             ["--against", "digits-sees", "--group=x"],
             "--against: digits-sees is not below runs; did you mean digits-seeds?",

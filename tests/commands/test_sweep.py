@@ -4,14 +4,19 @@ import json
 import shutil
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from conftest import CONFIG, ROOT, SMALL, start, wandb_records
+from wandb.sdk.launch.sweeps.utils import create_sweep_command_args
 
-from resnet18.commands import sweep
+from resnet18.cli.fitting import Fit
+from resnet18.cli.sweep_file import Sweep, read_sweep
+from resnet18.commands import sweep as sweep_command
+from resnet18.commands.sweep import check_space, refusal, score
 from resnet18.errors import RunError, UsageError
 from resnet18.storage.overview import Overview, overview, run_directories
 from resnet18.storage.records import read_json, write_json
@@ -38,32 +43,31 @@ def journal(tmp_path: Path, name: str = "mine-sweep") -> list[dict[str, Any]]:
 
 
 def test_trials_are_trained_and_a_killed_sweep_continues(tmp_path: Path, lightning) -> None:
-    write(tmp_path / "mine.yaml")
-    killed = start(["sweep", "mine.yaml"], tmp_path)
-    log = tmp_path / "runs" / "mine-sweep" / "trial-1.log"
-    while not log.exists():
+    write(tmp_path / "mine.yaml", parameters={"model.ema": {"values": [0.9, 0.0]}})
+    command = ("sweep", "mine.yaml", "--count", "1")
+    killed = start(command, tmp_path)
+    place = tmp_path / "runs" / "mine-sweep"
+    while not (place / "trial-1" / "config.yaml").exists():
         assert killed.poll() is None, killed.communicate()
         time.sleep(0.05)
-    killed.kill()  # while the first trial starts, which goes on without it
+    killed.kill()  # the trial goes on without it
     killed.communicate()
 
-    done = lightning("sweep", "mine.yaml")
+    done = lightning(*command)
     assert done.status == 0, done.err
-    assert log.read_text().count("fit --config") == 1
+    assert "trial-1 is still being trained, by an earlier start; waiting for it" in done.out
+    assert (place / "trial-1.log").read_text().count("fit --config") == 1
     asked, *lines = journal(tmp_path)
-    assert [line["trial"] for line in lines] == [1, 1, 2, 2]
     assert asked["asked"]["seed"] == 1
-    place = tmp_path / "runs" / "mine-sweep"
-    runs = [overview(place / f"trial-{number}") for number in (1, 2)]
-    assert [run.config["model"]["ema"] for run in runs] == [0.0, 0.9]
-    assert [line["score"] for line in lines[1::2]] == [run.best for run in runs]
-    assert not any(run.test for run in runs)
-    assert run_directories(tmp_path / "runs") == [run.directory for run in runs]
-    records = wandb_records(runs[1].directory / "wandb" / "latest-run")
+    run = overview(place / "trial-1")
+    assert (run.config["model"]["ema"], run.test) == (0.9, {})
+    assert [(line["trial"], line.get("score")) for line in lines] == [(1, None), (1, run.best)]
+    assert run_directories(tmp_path / "runs") == [run.directory]
+    records = wandb_records(run.directory / "wandb" / "latest-run")
     assert next(one["run"]["run_group"] for one in records if one["type"] == "run") == "mine-sweep"
 
-    again = lightning("sweep", "mine.yaml")
-    assert again.out.splitlines() == done.out.splitlines()[-4:]  # the table
+    again = lightning(*command)
+    assert again.out.splitlines() == done.out.splitlines()[-3:]  # the table
     assert journal(tmp_path) == [asked, *lines]
 
 
@@ -72,7 +76,7 @@ def fake(trained: Path, lightning, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """Instead of training, a trial copies a run; what is in this dictionary under a trial's name is called first."""
     before: dict[str, Callable[..., None]] = {}
 
-    def train(group: Path, name: str, options: list[str], environment: Any, test: bool) -> Overview:
+    def train(group: Path, name: str, options: list[str], test: bool = True) -> Overview:
         run = group / name
         if name in before:
             before[name](run)
@@ -90,8 +94,8 @@ def fake(trained: Path, lightning, tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (tmp_path / "trained.txt").open("a").write(f"{name} {' '.join(options)}\n")
         return overview(run)
 
-    monkeypatch.setattr(sweep, "train", train)
-    monkeypatch.setattr(sweep, "check_space", lambda _: None)
+    monkeypatch.setattr(sweep_command, "train", train)
+    monkeypatch.setattr(sweep_command, "check_space", lambda _: None)
     return before
 
 
@@ -109,14 +113,14 @@ def test_the_best_comes_first_in_a_table_and_is_repeated(fake, lightning, tmp_pa
     write(tmp_path / "mine.yaml", parameters=WIDE)
     done = lightning("sweep", "mine.yaml", "--repeat", "3")
     assert done.status == 0, done.err
-    table, _, repeated = done.out.partition("trial ema")[2].partition("\n\n")
-    assert [line.split() for line in table.splitlines()[1:]] == [
-        ["2", "0", "0.01", "70.00", "%", "2", *table.split()[-1:]],
-        ["3", "0.9", "0.1", "60.00", "%", "2", *table.split()[-1:]],
-        ["1", "0", "0.1", "50.00", "%", "2", *table.split()[-1:]],
-        ["4", "0.9", "0.01", "40.00", "%", "2", *table.split()[-1:]],
+    table, _, repeated = done.out.partition("trial state")[2].partition("\n\n")
+    rows = [line.split() for line in table.splitlines()[1:]]
+    assert [(row[0], row[1], row[2], row[4], " ".join(row[6:])) for row in rows] == [
+        ("2", "finished", "70.00", "2", "ema 0, lr 0.01"),
+        ("3", "finished", "60.00", "2", "ema 0.9, lr 0.1"),
+        ("1", "finished", "50.00", "2", "ema 0, lr 0.1"),
+        ("4", "finished", "40.00", "2", "ema 0.9, lr 0.01"),
     ]
-    assert max(map(len, done.out.splitlines())) <= 80
     trials, seeds = calls(tmp_path)[:4], calls(tmp_path)
     assert seeds == []
     assert trials[1].startswith("trial-2 --config ")
@@ -169,28 +173,18 @@ def test_a_failed_or_diverged_trial_does_not_end_a_sweep_but_three_in_a_row_do(f
     assert len(journal(tmp_path, "all")) == 9
 
 
-def test_a_killed_trial_is_resumed_and_a_diverged_one_is_not(fake, lightning, tmp_path: Path, trained: Path) -> None:
-    attempts: list[str] = []
+def test_a_diverged_trial_has_no_score(fake, lightning, tmp_path: Path, trained: Path) -> None:
+    def diverged(run: Path) -> None:
+        shutil.copytree(trained, run)
+        write_json(run / "status.json", {"state": "diverged", "reason": "the loss is nan"})
 
-    def left(run: Path, state: str) -> None:
-        shutil.copytree(trained, run, dirs_exist_ok=True)
-        write_json(run / "status.json", {**read_json(run / "status.json"), "state": state, "reason": "the loss is nan"})
-
-    def killed(run: Path) -> None:
-        attempts.append(run.name)
-        if len(attempts) == 1:
-            left(run, "stopped")
-            raise RunError("trial-1 failed (killed by SIGKILL)")
-        left(run, "finished")
-
-    fake |= {"trial-1": killed, "trial-2": lambda run: left(run, "diverged")}
+    fake["trial-2"] = diverged
     write(tmp_path / "mine.yaml")
     done = lightning("sweep", "mine.yaml")
     assert done.status == 0, done.err
-    assert attempts == ["trial-1", "trial-1"]
     assert [line["state"] for line in journal(tmp_path) if "state" in line] == ["finished", "diverged"]
     assert "the loss is nan" in done.out
-    assert done.out.splitlines()[-1].split()[:3] == ["2", "0.9", "diverged"]
+    assert done.out.splitlines()[-1].split() == ["2", "diverged", "3", "ema", "0.9"]
 
 
 def test_a_run_without_the_metric_ends_the_sweep(fake, lightning, tmp_path: Path) -> None:
@@ -259,3 +253,77 @@ def test_the_shipped_file_says_how_to_run_it() -> None:
     header = SHIPPED.read_text().partition("\n\n")[0]
     assert "lightning sweep configs/sweeps/digits.yaml --count" in header
     assert "wandb sweep configs/sweeps/digits.yaml" in header
+
+
+@pytest.fixture
+def change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Makes a sweep from the shipped file with other content."""
+    monkeypatch.chdir(ROOT)
+
+    def make(**changes: Any) -> Sweep:
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump({**yaml.safe_load(SHIPPED.read_text()), **changes}))
+        return read_sweep(path)
+
+    return make
+
+
+def test_fit_accepts_what_an_agent_makes_of_the_shipped_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    sweep = read_sweep(SHIPPED)
+    for values in sweep.corners():
+        expanded = create_sweep_command_args({"args": {key: {"value": value} for key, value in values.items()}})
+        (tmp_path / "trial.json").write_text(expanded["args_json"][0])
+        config = Fit("fit", [*sweep.options, "--config", str(tmp_path / "trial.json")], announce=False).config
+        for key, value in values.items():
+            found = config.get(key)
+            assert (found.class_path if hasattr(found, "class_path") else found) == value
+
+
+def test_the_metric_of_the_shipped_file_is_a_plain_number_of_a_run(trained: Path) -> None:
+    sweep = read_sweep(SHIPPED)
+    summary: dict[str, Any] = {}
+    for record in wandb_records(trained / "wandb" / "latest-run"):
+        summary |= record["summary"].get("update", {}) if record["type"] == "summary" else {}
+    assert isinstance(summary[sweep.metric], float)
+    assert score(overview(trained), sweep.metric, sweep.goal) == pytest.approx(summary[sweep.metric])
+
+
+def test_a_run_is_judged_in_its_best_epoch_or_where_the_metric_is_best(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes((trained / "config.yaml").read_bytes())  # best by val/top1
+    rows = ["epoch,val/loss,val/top1", "0,0.3,0.8", "1,0.5,0.9", "2,0.4,0.7"]
+    (tmp_path / "metrics.csv").write_text("\n".join(rows) + "\n")
+    run = overview(tmp_path)
+    assert score(run, "best/top1", "maximize") == score(run, "val/top1", "maximize") == 0.9
+    assert (score(run, "best/loss", "minimize"), score(run, "val/loss", "minimize")) == (0.5, 0.3)
+    assert score(run, "val/none", "minimize") is score(run, "best/none", "minimize") is None
+
+
+WRONG = {
+    "key": ({"model.optimizer.init_args.lrr": {"value": 0.1}}, {}, r"model.optimizer.lrr: .* did you mean lr\?"),
+    "last value": ({"model.ema": {"values": [0.0, 0.5, 1.5]}}, {}, "model.ema: "),
+    "metric": ({"model.ema": {"value": 0.1}}, {"name": "best/topp1"}, r"metric.name: .* did you mean best/top1\?"),
+    "goal": ({"model.ema": {"value": 0.1}}, {"name": "val/loss"}, "metric.goal: maximize contradicts val/loss"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_fit_refuses_is_refused_before_the_first_trial(case: str, change, monkeypatch) -> None:
+    # In this process: another takes 5 s to start.
+    monkeypatch.setattr(sweep_command, "ProcessPoolExecutor", lambda *_: ThreadPoolExecutor(1))
+    parameters, metric, message = WRONG[case]
+    sweep = change(parameters=parameters, metric={"name": "best/top1", "goal": "maximize", **metric})
+    with pytest.raises(UsageError, match=message) as refused:
+        check_space(sweep)
+    assert str(refused.value).startswith(f"{sweep.path}: ")
+    assert len(str(refused.value).splitlines()) == 1
+    assert ".json" not in str(refused.value)
+
+
+def test_a_metric_of_a_class_of_ones_own_may_be_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "mycallback.py").write_text("from lightning.pytorch import Callback\nclass Own(Callback): ...\n")
+    options = ["--config", str(ROOT / "configs" / "digits.yaml")]
+    assert "must be one of val/loss" in str(refusal([options], "val/own", "maximize"))
+    assert refusal([[*options, "--trainer.callbacks=mycallback.Own"]], "val/own", "maximize") is None

@@ -11,16 +11,9 @@ RANDOM = numpy.random.default_rng(0)
 
 
 @pytest.mark.parametrize(("right", "n"), [(0, 1), (1, 1), (0, 359), (357, 359), (359, 359), (9_412, 10_000), (1, 2)])
-@pytest.mark.parametrize("level", [0.9, 0.95])
-def test_wilson_is_scipys(right: int, n: int, level: float) -> None:
-    theirs = stats.binomtest(right, n).proportion_ci(level, method="wilson")
-    assert wilson(right, n, level) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
-
-
-@pytest.mark.parametrize(("right", "n"), [(1, 0), (3, 2), (-1, 2)])
-def test_no_accuracy_is_refused(right: int, n: int) -> None:
-    with pytest.raises(ValueError, match=f"{right} of {n} is no accuracy"):
-        wilson(right, n)
+def test_wilson_is_scipys(right: int, n: int) -> None:
+    theirs = stats.binomtest(right, n).proportion_ci(method="wilson")
+    assert wilson(right, n) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
 @pytest.mark.parametrize("n", [3, 5, 20])
@@ -38,8 +31,6 @@ def test_two_values_have_no_interval_and_one_no_spread() -> None:
     assert student([0.5, 0.7]).ci95 is None
     assert student([0.5, 0.7]).sd == pytest.approx(0.2 / 2**0.5)
     assert student([0.5]).sd is None
-    with pytest.raises(ValueError, match="no values"):
-        student([])
 
 
 @pytest.mark.parametrize("n", [3, 5, 8])

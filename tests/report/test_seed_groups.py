@@ -9,8 +9,7 @@ from scipy import stats
 
 from resnet18.errors import RunError, UsageError
 from resnet18.report.intervals import wilson
-from resnet18.report.seed_groups import choose_metric, protocol, read_group, refuse_other_protocol, sum_up
-from resnet18.report.seed_text import lines
+from resnet18.report.seed_groups import check_protocol, choose_metric, lines, protocol, read_group, sum_up
 from resnet18.storage.overview import overview
 from resnet18.storage.records import read_config, read_json, write_config, write_json
 
@@ -87,7 +86,7 @@ def test_seeds_of_one_side_are_named_and_two_pairs_have_no_test(make: Make) -> N
     assert (other["ci95"], other["p"]) == (None, None)
     text = "\n".join(lines(found))
     assert "left out     seed 1, only here\n  left out     seed 4, only there" in text
-    assert "There is no interval and no t-test below 3 pairs." in text
+    assert "There is no interval below 3 seeds." in text
     assert "There is no interval below 3 seeds." in "\n".join(lines(sum_up(make("two", OURS[:2]))))
     with pytest.raises(RunError, match=r"apart has no finished run with test/top1 of the same seeds"):
         sum_up(make("more", OURS), against=make("apart", OURS, first=10))
@@ -112,9 +111,9 @@ def test_other_images_and_other_protocols_are_refused(make: Make) -> None:
 def test_a_protocol_that_fit_has_not_completed_yet_is_compared(make: Make) -> None:
     theirs = read_config(make("theirs", THEIRS) / "seed-1")
     printed = {**theirs, "best": {"monitor": "val/top1", "mode": None}}
-    refuse_other_protocol(printed, theirs, "theirs")
+    check_protocol(printed, theirs, "theirs")
     with pytest.raises(UsageError, match=r"best.monitor is val/loss here"):
-        refuse_other_protocol({**theirs, "best": {"monitor": "val/loss", "mode": None}}, theirs, "theirs")
+        check_protocol({**theirs, "best": {"monitor": "val/loss", "mode": None}}, theirs, "theirs")
     own = {**theirs, "data": {"class_path": "mydata.Mine", "init_args": {"rotate": 1, "batch_size": 3}}}
     assert {key: value for key, value in protocol(own).items() if key[:4] == "data"} == {
         "data": "mydata.Mine",
@@ -151,9 +150,38 @@ def test_a_killed_and_a_diverged_seed_have_no_score(make: Make) -> None:
     assert list(lines({**sum_up(group), "metric": "test/top1"}))[-1] == "  seed 5    failed"
 
 
-def test_a_run_under_another_seeds_name_is_refused(make: Make) -> None:
-    group = make("ours", OURS[:2])
-    (group / "seed-2").rename(group / "seed-7")
-    with pytest.raises(RunError, match=r"seed-7/config.yaml: seed_everything should be 7, after the .* name, not 2"):
-        read_group(group)
-    assert read_group(group / "nowhere") == {}
+SEED = {"seed": 1, "value": 0.25, "state": "finished"}
+LOSS = {
+    **{"group": "a", "metric": "val/loss", "n": 3, "mean": 0.25, "sd": 0.05, "min": 0.2, "max": 0.3},
+    **{
+        "ci95": [0.1, 0.4],
+        "test_error": None,
+        "test_images": 143,
+        "per_seed": [SEED, {"seed": 12, "value": None, "state": "diverged"}],
+    },
+}
+PAIRS = {
+    **{"group": "b", "n": 1, "mean_difference": -0.01, "ci95": None, "p": None, "sign_flip_p": None, "floor": 1.0},
+    **{"only_here": [], "only_there": [], "differences": {}},
+}
+
+
+def test_a_metric_that_is_no_share_is_written_in_its_own_unit() -> None:
+    assert list(lines(LOSS)) == [
+        "a  val/loss: there are no test scores",
+        "  seed 1    0.2500",
+        "  seed 12   diverged",
+        "  mean      0.2500  sd 0.0500  min 0.2000  max 0.3000  n 3",
+        "  over seeds   0.1000 to 0.4000: 95 % interval of the mean, Student's t",
+    ]
+
+
+def test_what_one_seed_can_not_tell_is_left_out() -> None:
+    one = {**LOSS, "metric": "test/loss", "n": 1, "sd": None, "ci95": None, "against": PAIRS}
+    first, *_, mean, none, _, against, difference, last = lines(one)
+    assert first == "a  test/loss"
+    assert mean == "  mean      0.2500  min 0.2000  max 0.3000  n 1"
+    assert none == "  There is no interval below 3 seeds."
+    assert against == "against b, seed by seed: no option differs"
+    assert difference == "  difference   -0.0100  n 1"
+    assert last == "  There is no interval below 3 seeds."

@@ -2,7 +2,7 @@
 
 import pytest
 
-from resnet18.cli.plain_parser import PlainParser
+from resnet18.cli.plain import PlainParser
 from resnet18.errors import UsageError
 
 
