@@ -33,16 +33,12 @@ def train(group: Path, name: str, options: Sequence[str], test: bool = True) -> 
     as for want of memory, is so once. A run that diverged is left as it is: it would again. What the children print
     goes to ``group/name.log``, locked by each of them: an earlier start's is waited for.
 
-    Args:
-        options: What follows ``lightning fit``.
-        test: Whether to test; not where runs are compared to choose among them.
-
     Returns:
         The run, finished or diverged; without test scores if its source has no test images.
 
     Raises:
         RunError: For a run that is being trained by another process, and if a child fails, with its last lines.
-        UsageError: If the child finds the options wrong.
+        UsageError: If the child finds the options, which follow ``lightning fit``, wrong.
         SystemExit: After a signal, which the child has been sent to save its run.
     """
     directory, log, killed = group / name, group / f"{name}.log", False

@@ -120,11 +120,7 @@ class Sweep:
 
 
 def read_sweep(path: Path) -> Sweep:
-    """Reads and checks a sweep file.
-
-    Raises:
-        UsageError: Naming file and key, for whatever is unknown, missing, contradictory or not done here.
-    """
+    """Reads a sweep file; UsageError, by file and key, for what is unknown, missing, contradictory or not done here."""
     from resnet18.cli.config_files import read_yaml
 
     content = read_yaml(path)

@@ -21,11 +21,7 @@ SECTIONS: dict[str, tuple[tuple[str, str], ...]] = {  # kind of panel, and what 
         *(("media", f"val/{name}") for name in DRAWN),
         ("bar", "val/calibration_error"),
     ),
-    "Test": (
-        ("bar", "test/top1"),
-        *(("media", f"test/{name}") for name in DRAWN),
-        ("bar", "test/calibration_error"),
-    ),
+    "Test": (("bar", "test/top1"), *(("media", f"test/{name}") for name in DRAWN), ("bar", "test/calibration_error")),
     "Images": (("media", "train/batch"),),
 }
 OPEN = ("Scores", "Training")
@@ -80,12 +76,11 @@ def run(command: str, arguments: list[str]) -> None:
     import wandb
 
     try:
-        if not wandb.login(prompt=False, verify=True):
-            raise RunError("W&B has no API key here: wandb login, or --dry_run")
-        made.entity = given.entity or wandb.Api(timeout=10).default_entity
-        made.save()
-    except RunError:
-        raise
+        if keyed := wandb.login(prompt=False, verify=True):
+            made.entity = given.entity or wandb.Api(timeout=10).default_entity
+            made.save()
     except Exception as error:  # of several libraries, and W&B's classes of it change
         raise RunError(f"W&B did not take it: {str(error).splitlines()[0]}") from None
+    if not keyed:
+        raise RunError("W&B has no API key here: wandb login, or --dry_run")
     print(made.url)

@@ -59,17 +59,14 @@ def run(command: str, arguments: list[str]) -> None:
         found |= {"wandb_id": before.get("wandb_id") or new_run_id(), "published": before.get("published")}
         write_json(group / SEEDS, found)
     print("", *lines(found), sep="\n")
-    publish(group, found)
+    if found["n"]:
+        publish(group, found)
     if diverged := [one["directory"] for one in found["per_seed"] if one["state"] == DIVERGED]:
         raise RunError(f"{', '.join(diverged)} diverged, and the mean is that of the others")
 
 
 def resolve(options: list[str]) -> dict[str, Any]:
-    """The whole configuration that ``fit`` makes of its options, before anything is written.
-
-    Raises:
-        UsageError: For what ``fit`` refuses, and what makes no sense for several runs.
-    """
+    """The whole configuration that ``fit`` makes of its options; UsageError for what it refuses, or seeds can't use."""
     command = [sys.executable, "-m", "resnet18", "fit", *options, "--print_config"]
     done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True)
     if done.returncode:
@@ -119,8 +116,6 @@ def publish(group: Path, found: dict[str, Any]) -> None:
     """Writes the report, and the summary into W&B unless it has these numbers already."""
     from resnet18.report.page import REPORT, write_comparison
 
-    if not found["n"]:
-        return
     runs = list(finished(group).values())
     print(f"\nreport  {write_comparison([group / run.name for run in runs], group / REPORT)}")
     if (numbers := summary(found)) != found["published"] and log_summary(group, found, runs[0].config):

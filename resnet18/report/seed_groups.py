@@ -57,16 +57,12 @@ def check_protocol(here: Mapping[str, Any], there: Mapping[str, Any], name: str)
 
 
 def choose_metric(runs: Iterable[Overview], given: str | None) -> str:
-    """The metric that is summed up: the test set's, or of runs that were not tested the one that chose their epochs.
-
-    Raises:
-        UsageError: For a given metric that they do not have.
-    """
+    """The given metric, or UsageError if the runs lack it; else the test set's, or untested what chose their epochs."""
     runs = list(runs)
     tested, monitor = {name for run in runs for name in run.test}, runs[0].monitor
     if given is not None and given not in (known := {*tested, monitor}):
         raise UsageError(f"--metric: these runs have no {given}, but {', '.join(sorted(known))}{hint(given, known)}")
-    wanted = (given, "test/top1", f"test/{monitor.removeprefix('val/')}", *sorted(tested))
+    wanted = ("test/top1", f"test/{monitor.removeprefix('val/')}", *sorted(tested))
     return given or next((name for name in wanted if name in tested), monitor)
 
 

@@ -19,12 +19,13 @@ def summary(found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def log_summary(group: Path, found: Mapping[str, Any], config: Mapping[str, Any]) -> bool:
-    """Logs a run of the type ``seeds`` into the group's directory and one of the runs' project.
+    """Logs a run of the type ``seeds`` into the group's directory; returns whether it did.
 
-    Returns:
-        Whether there is such a run now: not of runs without W&B, nor if something went wrong, which is printed.
+    It does not for runs without W&B, nor if something goes wrong, which is printed.
     """
-    loggers = [one for one in config["trainer"].get("logger") or [] if "Wandb" in one["class_path"]]
+    loggers = config["trainer"].get("logger") or []
+    loggers = loggers if isinstance(loggers, list) else [loggers]
+    loggers = [one for one in loggers if isinstance(one, dict) and "Wandb" in one["class_path"]]
     if not loggers:
         return False
     os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # or it looks up a host in offline mode too
@@ -34,19 +35,14 @@ def log_summary(group: Path, found: Mapping[str, Any], config: Mapping[str, Any]
     try:
         if mode == "online" and not wandb.login(prompt=False, verify=True):  # by itself it would ask on the terminal
             raise wandb.errors.UsageError("there is no API key (`wandb login`)")
-        run = wandb.init(
-            mode=mode,  # type: ignore[arg-type]
-            entity=given.get("entity"),
-            project=given.get("project"),
-            group=os.environ.get("WANDB_RUN_GROUP") or group.name,
-            job_type="seeds",
-            name=f"{group.name}, {found['n']} seeds",
-            id=found["wandb_id"],
-            resume="allow",
-            dir=str(group.absolute()),
-            config={name: found[name] for name in ABOUT if found.get(name) is not None},
-            settings=wandb.Settings(silent=True, console="off", init_timeout=10, x_disable_stats=True),
-        )
+        options: dict[str, Any] = {
+            **{"mode": mode, "entity": given.get("entity"), "project": given.get("project"), "job_type": "seeds"},
+            **{"group": os.environ.get("WANDB_RUN_GROUP") or group.name, "dir": str(group.absolute())},
+            **{"name": f"{group.name}, {found['n']} seeds", "id": found["wandb_id"], "resume": "allow"},
+            "config": {name: found[name] for name in ABOUT if found.get(name) is not None},
+            "settings": wandb.Settings(silent=True, console="off", init_timeout=10, x_disable_stats=True),
+        }
+        run = wandb.init(**options)
         run.summary.update(summary(found))
         run.finish()
     except (wandb.errors.Error, TimeoutError, OSError) as error:
