@@ -28,14 +28,11 @@ def test_the_summary_has_the_metrics_name() -> None:
     }
 
 
-def test_it_is_a_run_of_its_own_in_the_groups_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    home = tmp_path / "home"
-    monkeypatch.setenv("HOME", str(home))
+def test_it_is_a_run_of_its_own_in_the_groups_directory(tmp_path: Path) -> None:
     group = tmp_path / "digits-seeds"
     group.mkdir()
     assert log_summary(group, FOUND, {"trainer": {"logger": [LOGGER]}})
     (part,) = (group / "wandb").glob("offline-run-*")
-    assert not home.exists()
     records = wandb_records(part)
     (started,) = [record["run"] for record in records if record["type"] == "run"]
     assert (started["job_type"], started["run_group"], started["project"]) == ("seeds", "digits-seeds", "mine")
