@@ -8,7 +8,7 @@ import numpy
 import pytest
 import torch
 import torchvision
-from conftest import ROOT, picture_folder
+from conftest import ROOT, copied, picture_folder
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)
@@ -41,9 +41,9 @@ def arrays(place: Path) -> None:
 def place(tmp_path: Path, trained: Path) -> Path:
     """A working directory with all that the commands name."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    for experiment in ("digits", "imagefolder"):  # one run stands for those of both
-        (tmp_path / "runs" / experiment).mkdir(parents=True)
-        (tmp_path / "runs" / experiment / "latest").symlink_to(trained)
+    run = copied(trained, tmp_path)
+    (tmp_path / "runs" / "imagefolder").mkdir()
+    (tmp_path / "runs" / "imagefolder" / "latest").symlink_to(run)  # one stands for those of both
     for name, content in FILES.items():
         (tmp_path / name).write_text(content)
     (tmp_path / "timm.py").write_text(TIMM)  # which is not installed
