@@ -36,29 +36,8 @@ class Line:
     ring: int | None = None  # around the value of this epoch, from 1
 
 
-@dataclass(frozen=True)
-class Axis:
-    """From a value to a share of the axis's length; None for what has no place on it."""
-
-    low: float
-    high: float
-    ticks: list[float]
-    is_log: bool = False
-
-    def place(self, value: float) -> float | None:
-        if not math.isfinite(value) or (self.is_log and value <= 0):
-            return None
-        scale = math.log10 if self.is_log else float
-        return (scale(value) - scale(self.low)) / (scale(self.high) - scale(self.low))
-
-
 def curves(runs: Sequence[Run], names: Sequence[str]) -> str:
-    """The charts and what moves their crosshair; of several runs a chart for each metric, with a curve for each run.
-
-    Args:
-        runs: One run, or those to lay over each other.
-        names: What each of several is called in the charts.
-    """
+    """The charts and what moves their crosshair; of several runs a chart for each metric, with their names in it."""
     epochs, drawn, alone = max(run.epochs for run in runs), dict[str, list[Line]](), len(runs) == 1
     for position, (run, name) in enumerate(zip(runs, names, strict=True)):
         for metric, points in run.series.items():
@@ -89,8 +68,7 @@ def curves(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 def title_of(metric: str) -> str:
     """The chart that a metric of a single run belongs to."""
-    part, _, last = metric.rpartition("/")
-    name = last if part in ("train", "val") else "lr" if metric.startswith("lr/") else metric
+    name = "lr" if metric.startswith("lr/") else metric.removeprefix("train/").removeprefix("val/")
     return "accuracy" if is_share(metric) else TITLES.get(name, name)
 
 
@@ -103,9 +81,8 @@ def by_epoch(points: Points) -> dict[int, float]:
     """The mean of each epoch's finite values; NaN where none is."""
     found: dict[int, list[float]] = {}
     for x, value in points:
-        found.setdefault(math.ceil(x - 1e-9), []).append(value)
-    finite = {epoch: [value for value in values if math.isfinite(value)] for epoch, values in found.items()}
-    return {epoch: sum(values) / len(values) if values else math.nan for epoch, values in finite.items()}
+        found.setdefault(math.ceil(x - 1e-9), []).extend([value] if math.isfinite(value) else [])
+    return {epoch: sum(values) / len(values) if values else math.nan for epoch, values in found.items()}
 
 
 def thinned(points: Points) -> Points:
@@ -122,8 +99,8 @@ def round_step(length: float, count: int) -> float:
     return next(step * power for step in (1, 2, 2.5, 5, 10) if step * power >= raw * (1 - 1e-9))
 
 
-def value_axis(values: Sequence[float], metric: str) -> Axis:
-    """An axis with round ends around finite values; a logarithmic one for a loss or norm over orders of magnitude."""
+def value_axis(values: Sequence[float], metric: str) -> tuple[float, float, list[float], bool]:
+    """Round ends, ticks, and whether it is logarithmic, as for a loss or norm that spans orders of magnitude."""
     ranked = sorted(values)
     low, high = ranked[0], ranked[-1]
     steep = ranked[int(0.95 * len(ranked) - 0.01)] > SPREAD * ranked[int(0.05 * len(ranked))]
@@ -132,7 +109,7 @@ def value_axis(values: Sequence[float], metric: str) -> Axis:
         every = math.ceil(len(decades) / 5)
         steps = (1, 2, 5) if len(decades) <= 3 else (1,)
         ticks = [step * 10.0**power for power in decades if power % every == 0 for step in steps]
-        return Axis(low / 1.1, high * 1.1, [tick for tick in ticks if low / 1.1 <= tick <= high * 1.1], is_log=True)
+        return low / 1.1, high * 1.1, [tick for tick in ticks if low / 1.1 <= tick <= high * 1.1], True
     if low == high == 0:
         high = 1.0
     elif 0 <= low < 0.6 * high or (metric in FROM_ZERO and low > 0):
@@ -141,16 +118,12 @@ def value_axis(values: Sequence[float], metric: str) -> Axis:
         low, high = low - (abs(low) * 0.1 or 1), high + (0 if is_share(metric) else abs(high) * 0.1 or 1)
     step = round_step(high - low, 4)
     first, last = math.floor(low / step + 1e-6), math.ceil(high / step - 1e-6)
-    return Axis(first * step, last * step, [tick * step for tick in range(first, last + 1)])
+    return first * step, last * step, [tick * step for tick in range(first, last + 1)], False
 
 
 def kind_of(colour: int) -> str:
+    """The class of a curve, and of the short piece of it beside its name."""
     return f"c{colour % COLOURS}{' dashed' if colour >= COLOURS else ''}"
-
-
-def swatch(colour: int) -> str:
-    """A short piece of a curve, beside its name."""
-    return f'<i class="{kind_of(colour)}"></i>'
 
 
 def chart(title: str, lines: Sequence[Line], epochs: int, shown: int, best: int | None = None) -> str:
@@ -162,17 +135,17 @@ def chart(title: str, lines: Sequence[Line], epochs: int, shown: int, best: int 
     values = [value for line in lines for _, value in line.points if math.isfinite(value)]
     told = [by_epoch(line.points) for line in lines]
     key = "".join(
-        f"<span>{swatch(line.colour)}{text(line.label)} <b>{number(values_of.get(shown), metric)}</b></span>"
-        for line, values_of in zip(lines, told, strict=True)
+        f'<span><i class="{kind_of(line.colour)}"></i>{text(line.label)} <b>{number(one.get(shown), metric)}</b></span>'
+        for line, one in zip(lines, told, strict=True)
     )
     key = f'<div class="keyline">{key}</div>'
     if not values:
         return f'<figure class="chart"><h3>{text(title)}</h3>{key}<p class="note">no finite value</p></figure>'
     ends = [columns_of(line.short) for line in lines] if 1 < len(lines) <= 8 else []
     right = WIDTH - 10 - 7 * min(max(ends, default=0), NAME)
-    frame = _Frame(value_axis(values, metric), epochs, right)
-    data = "|".join(";".join(number(values_of.get(epoch), metric) for epoch in stops(epochs)) for values_of in told)
-    note = " <span class='quiet'>log scale</span>" if frame.axis.is_log else ""
+    frame = _Frame(*value_axis(values, metric), epochs, right)
+    data = "|".join(";".join(number(one.get(epoch), metric) for epoch in stops(epochs)) for one in told)
+    note = " <span class='quiet'>log scale</span>" if frame.is_log else ""
     drawn = "".join(map(frame.curve, lines))
     return (
         f'<figure class="chart"><h3>{text(title)}{note}</h3>{key}'
@@ -187,7 +160,10 @@ def chart(title: str, lines: Sequence[Line], epochs: int, shown: int, best: int 
 class _Frame:
     """The rectangle that curves are drawn in, up to ``right``."""
 
-    axis: Axis
+    low: float
+    high: float
+    ticks: list[float]
+    is_log: bool
     epochs: int
     right: int
 
@@ -195,27 +171,27 @@ class _Frame:
         return LEFT + (self.right - LEFT) * epoch / self.epochs
 
     def y(self, value: float) -> float | None:
-        place = self.axis.place(value)
-        return None if place is None else HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * place
+        if not math.isfinite(value) or (self.is_log and value <= 0):
+            return None
+        low, high, here = map(math.log10 if self.is_log else float, (self.low, self.high, value))
+        return HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * (here - low) / (high - low)
 
     def axes(self, metric: str) -> str:
         drawn = ""
-        for tick in self.axis.ticks:
+        for tick in self.ticks:
             y, label = self.y(tick) or 0, f"{100 * tick:g} %" if is_share(metric) else f"{tick:,g}"
             drawn += f'<path class="grid" d="M{LEFT} {y:.1f}H{self.right:.1f}"/>'
             drawn += f'<text class="tick" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{label}</text>'
         for epoch in range(0, self.epochs + 1, math.ceil(round_step(self.epochs, 5))):
-            drawn += (
-                f'<text class="tick" x="{self.x(epoch):.1f}" y="{HEIGHT - 6}" text-anchor="middle">{epoch:,}</text>'
-            )
+            x, y = self.x(epoch), HEIGHT - 6
+            drawn += f'<text class="tick" x="{x:.1f}" y="{y}" text-anchor="middle">{epoch:,}</text>'
         return drawn
 
     def curve(self, line: Line) -> str:
         path, pen = "", "M"
         for x, value in thinned(line.points):
             y = self.y(value)
-            path += "" if y is None else f"{pen}{self.x(x):.1f} {y:.1f}"
-            pen = "M" if y is None else "L"
+            path, pen = (path, "M") if y is None else (f"{path}{pen}{self.x(x):.1f} {y:.1f}", "L")
         drawn = f'<path class="line {kind_of(line.colour)}" d="{path}"/>'
         placed = [(x, y) for x, value in line.points if (y := self.y(value)) is not None]
         for x, y in placed:

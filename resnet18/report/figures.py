@@ -46,12 +46,11 @@ def confusion(evaluation: dict[str, Any]) -> str:
             f'height="{side - 1}" style="--t:{strength:.3f}"/>{label if 6.5 * len(shown) < side - 2 else ""}</g>'
         )
     for position, label in enumerate(labels):
-        middle, full = side * position + side / 2, f"<title>{text(names[position])}</title>"
-        drawn.append(f'<text x="{left - 6}" y="{top + middle + 4}" text-anchor="end">{text(label)}{full}</text>')
+        middle, full = side * position + side / 2, f"{text(label)}<title>{text(names[position])}</title>"
+        drawn.append(f'<text x="{left - 6}" y="{top + middle + 4}" text-anchor="end">{full}</text>')
         x, y = left + middle, top - 6
-        turn = "" if upright else f' transform="rotate(-90 {x} {y}) translate(0 4)"'
-        anchor = "middle" if upright else "start"
-        drawn.append(f'<text x="{x}" y="{y}" text-anchor="{anchor}"{turn}>{text(label)}{full}</text>')
+        turn = '"middle"' if upright else f'"start" transform="rotate(-90 {x} {y}) translate(0 4)"'
+        drawn.append(f'<text x="{x}" y="{y}" text-anchor={turn}>{full}</text>')
     middle, whole = top + side * len(names) / 2, side * len(names) - 1
     axes = (
         f'<path class="field" d="M{left} {top}h{whole}v{whole}H{left}z"/>'
@@ -89,14 +88,13 @@ def per_class(evaluation: dict[str, Any]) -> str:
     rest, absent = found[LISTED:], len(names) - len(totals)
     notes = [f"{len(rest):,} more classes, from {100 * rest[0][0]:.1f} % up"] if rest else []
     notes += [f"{absent:,} without an image here"] if absent else []
-    note = f'<p class="note">{"; ".join(notes)}</p>' if notes else ""
-    return table(("class", "n", "accuracy", "with 95 % interval"), rows, "classes") + note
+    drawn = table(("class", "n", "accuracy", "with 95 % interval"), rows, "classes")
+    return f'{drawn}<p class="note">{"; ".join(notes)}</p>' if notes else drawn
 
 
 def reliability(evaluation: dict[str, Any]) -> str:
     """Accuracy against confidence in 15 bins, the images of each bin, and the expected calibration error."""
-    calibration = evaluation["calibration"]
-    bins = calibration["bins"]
+    bins, error = evaluation["calibration"]["bins"], evaluation["calibration"]["error"]
     images, most, wide = sum(count for count, *_ in bins), max(count for count, *_ in bins), SIDE / len(bins)
     left, strip = 40, 44  # px, beside the diagram for its labels, and below it for the images of each bin
     drawn = [f'<path class="ideal" d="M{left} {SIDE}L{left + SIDE} 0"/>']
@@ -126,8 +124,8 @@ def reliability(evaluation: dict[str, Any]) -> str:
         f'<svg class="reliability" role="img" aria-label="reliability diagram" viewBox="0 -10 {width} {height + 10}" '
         f'width="{width}">{"".join(drawn)}</svg>'
     )
-    note = f"calibration error {100 * calibration['error']:.2f} %: the mean distance between confidence and accuracy"
-    return f'{svg}<p class="note">{note}</p>'
+    note = "the mean distance between confidence and accuracy"
+    return f'{svg}<p class="note">calibration error {100 * error:.2f} %: {note}</p>'
 
 
 def mistakes(evaluation: dict[str, Any], directory: Path) -> str:

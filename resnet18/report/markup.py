@@ -47,10 +47,8 @@ def is_share(metric: str) -> bool:
 
 def cut(label: str, columns: int) -> str:
     """The start of a label; Chinese, Japanese and Korean characters take two columns."""
-    length = len(label)
-    while columns_of(label[:length]) > columns:
-        length -= 1
-    return label if length == len(label) else label[: max(length - 1, 0)] + "…"
+    fits = max(length for length in range(len(label) + 1) if columns_of(label[:length]) <= columns)
+    return label if fits == len(label) else label[: fits - 1] + "…"
 
 
 def columns_of(label: str) -> int:

@@ -20,20 +20,12 @@ Parts = list[tuple[str, Callable[[], str]]]  # of a page: title, or none, and co
 
 
 def write_report(directory: Path, output: Path | None = None) -> Path:
-    """Writes the page on a run, ``report.html`` in its directory unless another file is named.
-
-    Raises:
-        RunError: Where there is no run, or the file can't be written.
-    """
+    """Writes the page on a run, by default into its directory; RunError where there is none, or it can't be written."""
     return _write(output or directory / REPORT, page(read_run(directory)))
 
 
 def write_comparison(directories: Sequence[Path], output: Path) -> Path:
-    """Writes the page on several runs.
-
-    Raises:
-        RunError: Where one is no run, or the file can't be written.
-    """
+    """Writes the page on several runs; RunError where one is none, or the file can't be written."""
     return _write(output, comparison([read_run(directory) for directory in directories]))
 
 
@@ -57,7 +49,7 @@ def page(run: Run) -> str:
         ("", lambda: _evaluated(run, run.test, "Test")),
         ("", lambda: _validation(run)),
         ("The first training batch, as the network saw it", lambda: _batch(run)),
-        ("Seeds", lambda: _seeds(run.seeds) if run.seeds else ""),
+        ("Seeds", lambda: _seeds(run.seeds)),
         ("Configuration", lambda: sections.configuration(run.seen.config)),
         ("Provenance", lambda: sections.provenance(run.seen.provenance) if run.seen.provenance else ""),
         ("What was not measured", lambda: _listed(sections.not_measured(run))),
@@ -72,12 +64,9 @@ def comparison(runs: Sequence[Run]) -> str:
     problems = list[str]()
 
     def missing() -> str:
-        whose: dict[str, list[str]] = {}
-        for name, run in zip(names, runs, strict=True):
-            for sentence in sections.not_measured(run):
-                whose.setdefault(sentence, []).append(name)
-        told = [f"<b>{', '.join(of)}</b>: {sentence}" for sentence, of in whose.items()]
-        return _listed([*told, *map(text, problems)])
+        told = {name: sections.not_measured(run) for name, run in zip(names, runs, strict=True)}
+        whose = {one: ", ".join(name for name in names if one in told[name]) for each in told.values() for one in each}
+        return _listed([*(f"<b>{of}</b>: {one}" for one, of in whose.items()), *map(text, problems)])
 
     groups = {run.seen.directory.parent: run.seeds for run in runs if run.seeds}
     parts: Parts = [
@@ -126,13 +115,9 @@ def _warnings(runs: Sequence[Run], names: Sequence[str]) -> str:
 def _evaluated(run: Run, found: dict[str, Any], title: str) -> str:
     if "confusion" not in found:
         return ""
-    many = len(found["class_names"]) > figures.MATRIX_CLASSES
-    views = {
-        "Most confused" if many else "Confusion": figures.confusion(found),
-        "Accuracy of each class": figures.per_class(found),
-        "Reliability": figures.reliability(found),
-    }
-    drawn = "".join(f"<section><h3>{name}</h3>{view}</section>" for name, view in views.items())
+    first = "Most confused" if len(found["class_names"]) > figures.MATRIX_CLASSES else "Confusion"
+    views = {first: figures.confusion, "Accuracy of each class": figures.per_class, "Reliability": figures.reliability}
+    drawn = "".join(f"<section><h3>{name}</h3>{draw(found)}</section>" for name, draw in views.items())
     images = f' <span class="quiet">{counted(found["images"], "image")}</span>'
     worst = figures.mistakes(found, run.seen.directory)
     return f"<h2>{title}{images}</h2><div class='views'>{drawn}</div><h2>The most confident mistakes</h2>{worst}"
@@ -146,8 +131,9 @@ def _validation(run: Run) -> str:
 
 
 def _seeds(found: dict[str, Any]) -> str:
-    told = "\n".join(lines(found))
-    return f'<pre tabindex="0">{text(told)}</pre>'
+    """What ``lightning seeds`` prints of a group."""
+    told = text("\n".join(lines(found) if found else ()))
+    return f'<pre tabindex="0">{told}</pre>' if found else ""
 
 
 def _batch(run: Run) -> str:

@@ -85,12 +85,8 @@ def _series(path: Path, problems: list[str]) -> dict[str, Points]:
             torn += 1
     if torn:
         problems.append(f"{path}: {torn} of its rows can't be read")
-    ends: dict[int, float] = {}  # the last step of each epoch
-    for epoch, step, _ in rows:
-        ends[epoch] = max(step, ends.get(epoch, step))
-    spans, start = dict[int, tuple[float, float]](), -1.0
-    for epoch in sorted(ends):
-        spans[epoch], start = (start, ends[epoch]), ends[epoch]
+    ends = {epoch: step for epoch, step, _ in sorted(rows, key=lambda row: row[:2])}  # the last step of each epoch
+    spans = {epoch: (start, end) for start, (epoch, end) in zip([-1.0, *ends.values()], ends.items(), strict=False)}
     if ends:  # the last epoch may have been cut short: it is as long as the others
         start = spans[max(ends)][0]
         spans[max(ends)] = start, start + max(end - begin for begin, end in spans.values())

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from resnet18.errors import counted
-from resnet18.report.charts import swatch
+from resnet18.report.charts import kind_of
 from resnet18.report.intervals import wilson
 from resnet18.report.markup import is_share, isolated, number, spoken, table, text
 from resnet18.report.run_files import Run
@@ -33,23 +33,18 @@ def score(run: Run) -> Score:
     It is of the metric that chose the best epoch, if the test has that. Without a test it is the validation score of
     the best epoch.
     """
-    plain, found = run.seen.test, run.test
-    if not _is_plain(found) and plain:
-        found = {}
+    plain = run.seen.test
+    found = {} if plain and not _is_plain(run.test) else run.test
     scores = found.get("scores") or plain
     name = run.seen.monitor.rpartition("/")[2]
     metric = next((one for one in (f"test/{name}", "test/top1", *scores) if one in scores), None)
     if metric is not None:
         value, notes = scores[metric], _protocol(run, found)
     else:
-        metric, value, notes = (
-            run.seen.monitor,
-            run.seen.best,
-            ["of the images that chose the epoch, so it is too good"],
-        )
+        metric, value = run.seen.monitor, run.seen.best
+        notes = ["of the images that chose the epoch, so it is too good"]
         found = run.val if run.val.get("epoch") == run.seen.best_epoch and _is_plain(run.val) else {}
-    images = found.get("images")
-    if not images or value is None or not is_share(metric):
+    if not (images := found.get("images")) or value is None or not is_share(metric):
         return Score(metric, value, "", notes)
     right = round(value * images)
     low, high = (100 * bound for bound in wilson(right, images))
@@ -96,7 +91,7 @@ def duration(seconds: float | None) -> str:
     """Seconds as one reads them: 2.3 s, 12.4 min, 3.1 h."""
     if seconds is None:
         return "–"
-    unit, size = next(((unit, size) for unit, size in (("h", 3600), ("min", 60)) if seconds >= size), ("s", 1))
+    size, unit = (3600, "h") if seconds >= 3600 else (60, "min") if seconds >= 60 else (1, "s")
     return f"{seconds / size:.1f} {unit}"
 
 
@@ -105,26 +100,23 @@ def facts(run: Run) -> str:
     seen, origin = run.seen, run.seen.provenance
     model, reason = seen.config.get("model") or {}, seen.status.get("reason")
     git, hardware = origin.get("git") or {}, origin.get("hardware") or {}
-    network = (model.get("backbone") or {}).get("class_path") or seen.config.get("class_path") or ""
+    network = (model.get("backbone") or {}).get("class_path") or ""
     parameters, gpus = origin.get("parameters"), hardware.get("gpus")
     machine = f"{len(gpus)} × {gpus[0]}" if gpus else f"{hardware.get('cpu', '')}, {hardware.get('cores')} cores"
+    dirty = ", with uncommitted changes" if git.get("status") else ""
     rows = {
         "state": f"{seen.state}: {reason}" if reason else seen.state,
         "epochs": f"{run.epochs} of {seen.planned}" if seen.planned else run.epochs,
         "training": duration(seen.status.get("seconds")),
-        "network": shown(network),
-        "parameters": f"{parameters:,}" if parameters else "",
+        "network": f"{shown(network)}, {parameters:,} parameters" if parameters else shown(network),
         "images": ", ".join(f"{count:,} {part}" for part, count in (origin.get("images") or {}).items()),
         "hardware": machine if hardware else "",
-        "git": f"{git['sha'][:10]}{', with uncommitted changes' if git.get('status') else ''}"
-        if git.get("sha")
-        else "",
+        "git": f"{git['sha'][:10]}{dirty}" if git.get("sha") else "",
         "seed": origin.get("seed", ""),
         "started": str(origin.get("started", ""))[:16].replace("T", " "),
     }
-    cells = "".join(
-        f"<div><dt>{key}</dt><dd>{isolated(value)}</dd></div>" for key, value in rows.items() if value != ""
-    )
+    told = {name: isolated(value) for name, value in rows.items() if value not in ("", "–")}
+    cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in told.items())
     if command := origin.get("command"):
         cells += f'<div class="wide"><dt>command</dt><dd><code>{text(command)}</code></dd></div>'
     return f'<dl class="facts">{cells}</dl>'
@@ -155,20 +147,17 @@ def not_measured(run: Run) -> list[str]:
 
 def configuration(config: dict[str, Any]) -> str:
     """Every value, by section."""
-    sections: dict[str, dict[str, Any]] = {}
+    parts: dict[str, dict[str, Any]] = {}
     for name, value in config.items():
         known = isinstance(value, dict) and value
-        sections.setdefault(name if known else "general", {}).update(leaves(value if known else {name: value}))
-    return "".join(
-        f"<details><summary>{text(name)}</summary>{_keys(part)}</details>" for name, part in sections.items()
-    )
+        parts.setdefault(name if known else "general", {}).update(leaves(value if known else {name: value}))
+    return "".join(f"<details><summary>{text(name)}</summary>{_keys(part)}</details>" for name, part in parts.items())
 
 
 def provenance(origin: dict[str, Any]) -> str:
     """Versions, machine, repository and what was not committed."""
     git = origin.get("git") or {}
-    rows = {key: value for key, value in leaves(origin).items() if not key.startswith(("git.", "directory_git."))}
-    parts = _keys({**rows, "git.sha": git.get("sha"), "git.directory": git.get("directory")})
+    parts = _keys({key: value for key, value in leaves(origin).items() if not key.endswith(("git.status", "git.diff"))})
     for name in ("status", "diff"):
         if content := git.get(name):
             more = f"\n… {len(content) - DIFF:,} characters more in provenance.json" if len(content) > DIFF else ""
@@ -178,11 +167,10 @@ def provenance(origin: dict[str, Any]) -> str:
 
 
 def _keys(values: dict[str, Any]) -> str:
-    told = {
-        key: value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-        for key, value in values.items()
-    }
-    return table((), [(text(key or "class"), isolated(value)) for key, value in told.items()], "keys")
+    def written(value: Any) -> str:
+        return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+    return table((), [(text(key or "class"), isolated(written(value))) for key, value in values.items()], "keys")
 
 
 def scores(runs: Sequence[Run], names: Sequence[str]) -> str:
@@ -197,7 +185,7 @@ def scores(runs: Sequence[Run], names: Sequence[str]) -> str:
         best = f"{number(seen.best, seen.monitor)} in epoch {run.best}" if run.best else "–"
         rows.append(
             (
-                f'<span class="keyline"><span>{swatch(position)}<b>{text(name)}</b></span></span>',
+                f'<span class="keyline"><span><i class="{kind_of(position)}"></i><b>{text(name)}</b></span></span>',
                 isolated(f"{seen.experiment}/{seen.name}"),
                 text(seen.state),
                 f"{run.epochs}",
@@ -211,8 +199,6 @@ def scores(runs: Sequence[Run], names: Sequence[str]) -> str:
 
 def differing(runs: Sequence[Run], names: Sequence[str]) -> str:
     """The configured values in which runs differ."""
-    rows = differences([run.seen.config for run in runs])
-    if not rows:
-        return '<p class="note">None.</p>'
-    cells = [(text(key), *(isolated(shown(value)) for value in values)) for key, values in rows.items()]
-    return table(("", *map(text, names)), cells, "differences")
+    rows = differences([run.seen.config for run in runs]).items()
+    cells = [(text(key), *(isolated(shown(value)) for value in values)) for key, values in rows]
+    return table(("", *map(text, names)), cells, "differences") if rows else '<p class="note">None.</p>'
