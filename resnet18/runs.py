@@ -1,14 +1,15 @@
 """One directory a run, and the way back from a directory to a model.
 
 ``runs/<experiment>/<run id>/`` holds ``config.yaml``, ``provenance.json``, the user's own modules in ``code/``,
-``metrics.csv``, ``evaluations.jsonl``, ``checkpoints/`` and the offline W&B run in ``wandb/``;
-``runs/<experiment>/latest`` links to the newest.
+``metrics.csv``, ``evaluations.jsonl``, what validation and test found (``evaluation-val.json``), ``report.html``,
+``checkpoints/`` and the offline W&B run in ``wandb/``; ``runs/<experiment>/latest`` links to the newest.
 
     >>> from resnet18 import load_run
     >>> run = load_run("runs/digits/latest")
     >>> run.model(images).argmax(1)                              # uint8 N×C×H×W in, logits out
     >>> steps, top1 = run.curve("val/top1")
     >>> run.evaluations[-1]["test/top1"]
+    >>> run.evaluation("val")["confusion"]                       # [true class, predicted class, images], …
 """
 
 import json
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from textwrap import shorten
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -26,7 +27,7 @@ from resnet18.data.base import ImageDataModule
 from resnet18.errors import RunError
 from resnet18.storage.checkpoints import CONFIG_KEY, find_checkpoint, read_checkpoint, run_directory
 from resnet18.storage.class_paths import missing_module, refuse_foreign_code
-from resnet18.storage.records import read_evaluations, read_metrics
+from resnet18.storage.records import read_evaluation, read_evaluations, read_metrics
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,13 @@ class Run:
     def evaluations(self) -> list[dict[str, Any]]:
         """What ``lightning validate`` and ``lightning test`` found, oldest first: scores, and how they were reached."""
         return read_evaluations(self.directory) if self.directory else []
+
+    def evaluation(self, part: Literal["val", "test"] = "val") -> dict[str, Any]:
+        """What the last evaluation found: confusion, calibration, the most confident mistakes with their pictures.
+
+        Of ``val`` it is the best epoch's, unless ``lightning validate`` was called since; empty where there was none.
+        """
+        return (read_evaluation(self.directory, part) if self.directory else None) or {}
 
     def curve(self, metric: str) -> tuple[list[int], list[float]]:
         """After how many optimizer steps a metric was logged, and its values.

@@ -23,6 +23,7 @@ from torch import nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import OneCycleLR
 from torch.utils.data import DataLoader, TensorDataset, dataloader
+from wandb_workspaces import workspaces
 
 from resnet18.engine.checkpointing import BestCheckpoint
 
@@ -46,6 +47,7 @@ PRIVATE = [
     ("W&B", "wandb_logger._offline", "storage/wandb_start.py"),
     ("W&B", "wandb_logger._prefix", "storage/loggers.py"),
     ("W&B", "wandb_logger._wandb_init", "storage/wandb_start.py"),
+    ("wandb-workspaces", "workspace._to_model", "commands/dashboard.py"),
     ("torch", "torch._dynamo.exc.TorchDynamoException", "engine/compilation.py"),
     ("torch", "torch._functorch.config.force_non_lazy_backward_lowering", "engine/compilation.py"),
     ("torch", "torch._foreach_copy_", "engine/divergence.py", "callbacks/ema.py"),
@@ -61,7 +63,7 @@ PRIVATE = [
     ("torch", "schedule._step_count", "optimization.py"),
     ("torch", "loader._iterator", "engine/overhead.py"),
     ("torch", "dataloader._MultiProcessingDataLoaderIter._shutdown_workers", "engine/overhead.py"),
-    ("jsonargparse", "parser._actions", "cli/parser.py", "cli/help.py"),
+    ("jsonargparse", "parser._actions", "cli/parser.py", "cli/help.py", "cli/plain_parser.py"),
     ("jsonargparse", "action._typehint", "cli/help.py"),
 ]
 """Library, name, and the files that use it. A file's every use of a private name has a line here."""
@@ -107,6 +109,7 @@ def objects() -> SimpleNamespace:
         torch=torch,
         trainer=trainer,
         wandb_logger=WandbLogger(offline=True),
+        workspace=workspaces.Workspace(entity="someone", project="something"),
     )
 
 

@@ -1,14 +1,17 @@
 """The commands of the README and of ``docs/``, run as they stand there, with the example files that stand there."""
 
+import importlib
 import re
 import shlex
+import shutil
+import sys
 from pathlib import Path
 
 import numpy
 import pytest
 import torch
 import torchvision
-from conftest import ROOT, picture_folder
+from conftest import ROOT, copied, picture_folder
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = "\n".join(page.read_text() for page in PAGES)
@@ -41,9 +44,9 @@ def arrays(place: Path) -> None:
 def place(tmp_path: Path, trained: Path) -> Path:
     """A working directory with all that the commands name."""
     (tmp_path / "configs").symlink_to(ROOT / "configs")
-    for experiment in ("digits", "imagefolder"):  # one run stands for those of both
-        (tmp_path / "runs" / experiment).mkdir(parents=True)
-        (tmp_path / "runs" / experiment / "latest").symlink_to(trained)
+    run = copied(trained, tmp_path)
+    (tmp_path / "runs" / "imagefolder").mkdir()
+    (tmp_path / "runs" / "imagefolder" / "latest").symlink_to(run)  # one stands for those of both
     for name, content in FILES.items():
         (tmp_path / name).write_text(content)
     (tmp_path / "timm.py").write_text(TIMM)  # which is not installed
@@ -54,8 +57,10 @@ def place(tmp_path: Path, trained: Path) -> Path:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_a_command_runs(command: tuple[str, ...], lightning, place: Path, trained: Path) -> None:
-    arguments = [{"RUN": str(trained), "DIR": "images"}.get(word, word) for word in command]
+def test_a_command_runs(command: tuple[str, ...], lightning, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = [
+        {"RUN": str(place / "runs" / "digits" / "latest"), "DIR": "images"}.get(word, word) for word in command
+    ]
     if "images" in arguments:
         arguments += ["--data.batch_size", "4", "--data.eval_batch_size", "4", "--data.cache_dir", "cache"]
     if "configs/finetune.yaml" in arguments:
@@ -66,12 +71,23 @@ def test_a_command_runs(command: tuple[str, ...], lightning, place: Path, traine
         arguments += ["--model.backbone.width", "8", *(["--steps", "1"] if arguments[0] == "bench" else [])]
     if arguments[0] == "fit":
         arguments += ["--trainer.fast_dev_run", "1"]
+    if arguments[0] in ("seeds", "sweep"):  # up to the first training, a process of its own
+        if "--against" in arguments:
+            group = place / "runs" / arguments[arguments.index("--against") + 1]
+            shutil.copytree(place / "runs" / "digits" / "latest", group / "seed-1")
+        command = importlib.import_module(f"resnet18.commands.{arguments[0]}")
+        monkeypatch.setattr(command, "train", lambda *_, **__: sys.exit("a training starts"))
+        with pytest.raises(SystemExit, match="a training starts"):
+            lightning(*arguments)
+        return
     done = lightning(*arguments)
     assert done.status == 0, done.err
 
 
 def test_there_are_commands_and_files() -> None:
-    assert {command[0] for command in COMMANDS} == {"fit", "test", "predict", "check", "bench"}
+    assert {command[0] for command in COMMANDS} == {
+        *("fit", "test", "predict", "check", "bench", "runs", "report", "seeds", "sweep", "dashboard")
+    }
     assert FILES.keys() == {
         *("mynet.py", "myloss.py", "f1.yaml", "mycallback.py", "mymodel.py", "mydata.py", "myschedule.py", "mytask.py")
     }

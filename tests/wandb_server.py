@@ -158,8 +158,8 @@ class WandbServer(ThreadingHTTPServer):
         name, commands = given["id"], [{"type": "exit"}] if given["runState"] == "{}" else []
         if name not in self._tried:
             self._tried.add(name)
-            given = self.sweeps[name]["parameters"].items()
-            args = {key: {"value": [*of.get("values", []), of.get("min")][0]} for key, of in given}
+            parameters: Json = self.sweeps[name]["parameters"]
+            args = {key: {"value": [*of.get("values", []), of.get("min")][0]} for key, of in parameters.items()}
             commands = [{"type": "run", "run_id": f"trial-{name}", "program": "lightning", "args": args}]
         return {"agent": {"id": name}, "commands": json.dumps(commands)}
 

@@ -1,7 +1,7 @@
 """What W&B gets besides the rows of a run: what describes it, evaluations, pictures and checkpoints."""
 
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,12 +40,16 @@ def finish_tracking(loggers: Iterable[Logger], directory: Path, ended: bool) -> 
     for logger in started(loggers):
         _draw(logger, directory, "val", "val")
         if ended and isinstance(logger, WandbRun):
-            logger.upload(directory / FOLDER)
+            _attempt("no checkpoints", lambda logger=logger: logger.upload(directory / FOLDER))
         finish_wandb([logger], 0 if ended else 1)
 
 
 def _draw(logger: WandbLogger, directory: Path, part: str, section: str) -> None:
+    _attempt("no pictures", lambda: log_evaluation(logger, directory, part, section))
+
+
+def _attempt(lost: str, send: Callable[[], None]) -> None:
     try:
-        log_evaluation(logger, directory, part, section)
+        send()
     except Exception as error:  # of any library: it must not hide how the run ended
-        print(f"W&B gets no pictures: {first_line(error)}", file=sys.stderr)
+        print(f"W&B gets {lost}: {first_line(error)}", file=sys.stderr)

@@ -13,9 +13,7 @@ def run(command: str, arguments: list[str]) -> None:
     """What ``lightning report ARGUMENTS`` does."""
     parser = PlainParser(command, description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's directory, or one with runs in it")
-    parser.add_argument(
-        "--output", type=Path, metavar="FILE", help="default: report.html in the run, or beside the runs"
-    )
+    parser.add_argument("--output", type=Path, metavar="FILE", help="report.html in the run, or beside the runs")
     given = parser.parse_args(arguments)
     places = list(dict.fromkeys(path for place in given.runs for path in _runs(Path(place))))
     if len(places) == 1:

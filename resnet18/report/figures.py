@@ -1,15 +1,13 @@
-"""What an evaluation found, drawn: confusion matrix, accuracy of each class, reliability, mistakes.
-
-Every function takes the content of an ``evaluation-val.json`` or ``evaluation-test.json`` and returns HTML that stands
-on its own; :func:`~resnet18.report.markup.standalone` adds the style.
-"""
+"""What an ``evaluation-val.json`` or ``evaluation-test.json`` holds, drawn as HTML that stands on its own."""
 
 import math
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from resnet18.report.intervals import wilson
 from resnet18.report.markup import columns_of, cut, isolated, table, text
+from resnet18.report.run_files import data_uri
 
 MATRIX_CLASSES, PAIRS, LISTED = 50, 20, 40
 COLUMNS = 18  # of a class name beside the matrix
@@ -32,42 +30,37 @@ def confusion(evaluation: dict[str, Any]) -> str:
     widest = max(columns_of(label) for label in labels)
     left, upright = 26 + 7 * widest, widest <= 3 and side > 15
     top = 40 if upright else 30 + 7 * widest
-    width, height = left + side * len(names) + 2, top + side * len(names) + 2
     worst = max((count / totals[true] for true, _, count in wrong), default=1)
     drawn = []
     for true, predicted, count in cells:
         x, y, share = left + side * predicted, top + side * true, count / totals[true]
         # The errors are measured by the greatest of them, and the right ones have another colour: else these, 20 times
         # as many, leave nothing to see of the errors.
-        strength = share if true == predicted else 0.12 + 0.88 * math.sqrt(share / worst)
-        kind = "right" if true == predicted else "wrong"
+        right = true == predicted
+        kind, strength = ("right", share) if right else ("wrong", 0.12 + 0.88 * math.sqrt(share / worst))
         said = f"{names[true]} → {names[predicted]}: {count:,} of {totals[true]:,}"
+        shown = f"{count}" if count < 10_000 else f"{count / 1000:.0f}k"
+        label = f'<text x="{x + side / 2}" y="{y + side / 2 + 4}" text-anchor="middle">{shown}</text>'
         drawn.append(
             f'<g><title>{text(said)}</title><rect class="{kind}" x="{x}" y="{y}" width="{side - 1}" '
-            f'height="{side - 1}" style="--t:{strength:.3f}"/>{_count(count, x, y, side)}</g>'
+            f'height="{side - 1}" style="--t:{strength:.3f}"/>{label if 6.5 * len(shown) < side - 2 else ""}</g>'
         )
     for position, label in enumerate(labels):
-        middle, full = side * position + side / 2, f"<title>{text(names[position])}</title>"
-        drawn.append(f'<text x="{left - 6}" y="{top + middle + 4}" text-anchor="end">{text(label)}{full}</text>')
+        middle, full = side * position + side / 2, f"{text(label)}<title>{text(names[position])}</title>"
+        drawn.append(f'<text x="{left - 6}" y="{top + middle + 4}" text-anchor="end">{full}</text>')
         x, y = left + middle, top - 6
-        turn = "" if upright else f' transform="rotate(-90 {x} {y}) translate(0 4)"'
-        anchor = "middle" if upright else "start"
-        drawn.append(f'<text x="{x}" y="{y}" text-anchor="{anchor}"{turn}>{text(label)}{full}</text>')
-    middle = top + side * len(names) / 2
+        turn = '"middle"' if upright else f'"start" transform="rotate(-90 {x} {y}) translate(0 4)"'
+        drawn.append(f'<text x="{x}" y="{y}" text-anchor={turn}>{full}</text>')
+    middle, whole = top + side * len(names) / 2, side * len(names) - 1
     axes = (
-        f'<path class="field" d="M{left} {top}h{side * len(names) - 1}v{side * len(names) - 1}H{left}z"/>'
+        f'<path class="field" d="M{left} {top}h{whole}v{whole}H{left}z"/>'
         f'<text class="quiet" x="{left}" y="12">predicted</text>'
         f'<text class="quiet" x="12" y="{middle}" text-anchor="middle" transform="rotate(-90 12 {middle})">true</text>'
     )
+    width, height = left + whole + 3, top + whole + 3
     size = f'width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
     svg = f'<svg class="matrix" role="img" aria-label="confusion matrix" {size}>{axes}{"".join(drawn)}</svg>'
     return f'<div class="scroll" tabindex="0">{svg}</div>'
-
-
-def _count(count: int, x: int, y: int, side: int) -> str:
-    shown = f"{count}" if count < 10_000 else f"{count / 1000:.0f}k"
-    fits = 6.5 * len(shown) < side - 2
-    return f'<text x="{x + side / 2}" y="{y + side / 2 + 4}" text-anchor="middle">{shown}</text>' if fits else ""
 
 
 def _totals(cells: list[list[int]]) -> Counter[int]:
@@ -81,13 +74,13 @@ def _totals(cells: list[list[int]]) -> Counter[int]:
 def per_class(evaluation: dict[str, Any]) -> str:
     """Each class with its images, accuracy and 95 % interval; beyond 20 classes the worst first, and 40 of them."""
     names, cells = evaluation["class_names"], evaluation["confusion"]
-    totals, right = _totals(cells), {true: count for true, predicted, count in cells if true == predicted}
-    found = [(right.get(label, 0) / totals[label], label) for label in totals]
+    totals, right = _totals(cells), Counter({true: count for true, predicted, count in cells if true == predicted})
+    found = [(right[label] / totals[label], label) for label in totals]
     many = len(found) > PAIRS
     found.sort(key=None if many else lambda one: one[1])
     rows = []
     for accuracy, label in found[:LISTED]:
-        low, high = wilson(right.get(label, 0), totals[label])
+        low, high = wilson(right[label], totals[label])
         bar = f"--v:{100 * accuracy:.1f}%;--low:{100 * low:.1f}%;--high:{100 * high:.1f}%"
         said = f"95 % interval {100 * low:.1f} to {100 * high:.1f} %"
         meter = f'<span class="bar" style="{bar}" title="{said}"><i></i></span>'
@@ -95,17 +88,15 @@ def per_class(evaluation: dict[str, Any]) -> str:
     rest, absent = found[LISTED:], len(names) - len(totals)
     notes = [f"{len(rest):,} more classes, from {100 * rest[0][0]:.1f} % up"] if rest else []
     notes += [f"{absent:,} without an image here"] if absent else []
-    note = f'<p class="note">{"; ".join(notes)}</p>' if notes else ""
-    return table(("class", "n", "accuracy", "with 95 % interval"), rows, "classes") + note
+    drawn = table(("class", "n", "accuracy", "with 95 % interval"), rows, "classes")
+    return f'{drawn}<p class="note">{"; ".join(notes)}</p>' if notes else drawn
 
 
 def reliability(evaluation: dict[str, Any]) -> str:
     """Accuracy against confidence in 15 bins, the images of each bin, and the expected calibration error."""
-    calibration = evaluation["calibration"]
-    bins = calibration["bins"]
-    images, most = sum(count for count, *_ in bins) or 1, max((count for count, *_ in bins), default=0) or 1
+    bins, error = evaluation["calibration"]["bins"], evaluation["calibration"]["error"]
+    images, most, wide = sum(count for count, *_ in bins), max(count for count, *_ in bins), SIDE / len(bins)
     left, strip = 40, 44  # px, beside the diagram for its labels, and below it for the images of each bin
-    wide = SIDE / max(len(bins), 1)
     drawn = [f'<path class="ideal" d="M{left} {SIDE}L{left + SIDE} 0"/>']
     for tick in (0, 0.25, 0.5, 0.75, 1):
         y, x = SIDE * (1 - tick), left + SIDE * tick
@@ -133,24 +124,19 @@ def reliability(evaluation: dict[str, Any]) -> str:
         f'<svg class="reliability" role="img" aria-label="reliability diagram" viewBox="0 -10 {width} {height + 10}" '
         f'width="{width}">{"".join(drawn)}</svg>'
     )
-    note = f"calibration error {100 * calibration['error']:.2f} %: the mean distance between confidence and accuracy"
-    return f'{svg}<p class="note">{note}</p>'
+    note = "the mean distance between confidence and accuracy"
+    return f'{svg}<p class="note">calibration error {100 * error:.2f} %: {note}</p>'
 
 
-def mistakes(evaluation: dict[str, Any], pictures: dict[str, str]) -> str:
-    """The most confident mistakes: picture, true → predicted, probability.
-
-    Args:
-        evaluation: The content of an evaluation file.
-        pictures: A data URI for each picture's path.
-    """
-    names, shown = evaluation["class_names"], []
+def mistakes(evaluation: dict[str, Any], directory: Path) -> str:
+    """The most confident mistakes of a run in its directory: picture, true → predicted, probability."""
+    names, shown = evaluation["class_names"], ""
     for mistake in evaluation["mistakes"]:
         true, predicted = isolated(names[mistake["true"]]), isolated(names[mistake["predicted"]])
-        source = pictures.get(str(mistake.get("picture")))
+        source = data_uri(directory, str(mistake.get("picture")))
         image = f'<img src="{source}" alt=""/>' if source else '<p class="note">no picture</p>'
-        shown.append(
+        shown += (
             f"<figure>{image}<figcaption>{true} → <b>{predicted}</b>, {100 * mistake['probability']:.1f} %"
             f'<br/><span class="quiet">{isolated(mistake["image"])}</span></figcaption></figure>'
         )
-    return f'<div class="pictures">{"".join(shown)}</div>' if shown else '<p class="note">None: all are right.</p>'
+    return f'<div class="pictures">{shown}</div>' if shown else '<p class="note">None: all are right.</p>'

@@ -1,6 +1,6 @@
 """What a few seeds, and a test set of some size, tell of an accuracy: intervals and tests.
 
-Student's t and no bootstrap, whose 95 % intervals cover 84 % at five seeds. scipy.special and no scipy.stats, which
+Student's t and no bootstrap, whose intervals of few values are too narrow. scipy.special and no scipy.stats, which
 takes a second to import.
 """
 

@@ -24,13 +24,13 @@ def isolated(value: Any) -> str:
     return f"<bdi>{text(value)}</bdi>"
 
 
-def number(value: Any, is_share: bool = False) -> str:
-    """A value as it is read on the page: 99.44 %, 0.1526, 3,816; a dash for none."""
+def number(value: Any, metric: str = "") -> str:
+    """A metric's value as it is read on the page: 99.44 %, 0.1526, 3,816; a dash for none."""
     if not isinstance(value, int | float):
         return "–"
     if not math.isfinite(value):
         return str(float(value))
-    if is_share:
+    if is_share(metric):
         return f"{100 * value:.2f}\u00a0%"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
@@ -42,17 +42,13 @@ def spoken(metric: str) -> str:
 
 def is_share(metric: str) -> bool:
     """Whether a metric is the share of the images that are right: top1, top5."""
-    return re.fullmatch(r"(.*/)?top\d+", metric) is not None
+    return re.search(r"(^|/)top\d+$", metric) is not None
 
 
 def cut(label: str, columns: int) -> str:
     """The start of a label; Chinese, Japanese and Korean characters take two columns."""
-    width = 0
-    for position, character in enumerate(label):
-        width += columns_of(character)
-        if width > columns:
-            return label[: max(position - 1, 1)] + "…"
-    return label
+    fits = max(length for length in range(len(label) + 1) if columns_of(label[:length]) <= columns)
+    return label if fits == len(label) else label[: fits - 1] + "…"
 
 
 def columns_of(label: str) -> int:
@@ -67,24 +63,15 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], kind: str = "") ->
     return f'<div class="scroll"><table class="{kind}">{header}<tbody>{body}</tbody></table></div>'
 
 
-def asset(name: str) -> str:
-    """A file of this package: the style sheet or the script."""
-    return Path(__file__).with_name(name).read_text(encoding="utf-8")
-
-
-def document(title: str, body: str, script: str = "") -> str:
-    """A whole page. Its policy allows no connection, and of scripts none but this one."""
+def standalone(content: str, title: str = "", script: str = "") -> str:
+    """A whole page with its style. Its policy allows no connection, and of scripts none but this one."""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"{POLICY}; script-src 'sha256-{digest}'" if script else POLICY
+    style = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
     return (
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{text(title)}</title>\n<style>{asset('page.css')}</style></head>\n<body>\n{body}\n"
+        f"<title>{text(title)}</title>\n<style>{style}</style></head>\n<body>\n<main>{content}</main>\n"
         f"{f'<script>{script}</script>' if script else ''}</body></html>\n"
     )
-
-
-def standalone(fragment: str, title: str = "") -> str:
-    """A small page of one drawing, with the style that it needs: for ``wandb.Html``."""
-    return document(title, f"<main>{fragment}</main>")

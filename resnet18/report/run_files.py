@@ -4,16 +4,18 @@ import base64
 import csv
 import io
 import math
+import shlex
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from resnet18.errors import RunError
+from resnet18.report.seed_groups import SEEDS
 from resnet18.storage.overview import Overview, overview
 from resnet18.storage.records import METRICS, read_evaluation, read_json
 
-SEEDS = "seeds.json"
 LARGEST, WIDEST = 8_000, 1_200  # bytes and pixels; a larger picture is shown as a JPEG
 
 Points = list[tuple[float, float]]  # epochs trained when it was measured, 0.5 or 3, and the value
@@ -21,7 +23,7 @@ Points = list[tuple[float, float]]  # epochs trained when it was measured, 0.5 o
 
 @dataclass(frozen=True)
 class Run:
-    """A run's own files; ``val``, ``test`` and ``seeds`` are empty where there are none."""
+    """A run's own files; what is not there is empty."""
 
     seen: Overview
     series: dict[str, Points]  # by metric, in the order of metrics.csv
@@ -31,8 +33,10 @@ class Run:
     problems: list[str]
 
     @property
-    def directory(self) -> Path:
-        return self.seen.directory
+    def place(self) -> str:
+        """Its directory as one types it here."""
+        here, directory = Path.cwd(), self.seen.directory
+        return shlex.quote(str(directory.relative_to(here) if directory.is_relative_to(here) else directory))
 
     @cached_property
     def epochs(self) -> int:
@@ -44,10 +48,6 @@ class Run:
         """The best epoch, from 1."""
         return None if self.seen.best_epoch is None else self.seen.best_epoch + 1
 
-    def is_plain(self, found: dict[str, Any]) -> bool:
-        """Whether an evaluation was made with the options that the run was trained with."""
-        return not found.get("given") and not found.get("flip_tta")
-
 
 def read_run(directory: Path) -> Run:
     """Reads a run.
@@ -56,73 +56,66 @@ def read_run(directory: Path) -> Run:
         RunError: For a directory that is none.
     """
     seen = overview(directory)
-    problems, found = list(seen.problems), dict[str, dict[str, Any]]()
-    for name in ("val", "test", SEEDS):
+    problems = list(seen.problems)
+
+    def kept(read: Callable[..., dict[str, Any] | None], *arguments: Any) -> dict[str, Any]:
         try:
-            group = seen.directory.parent / SEEDS
-            found[name] = read_json(group) if name == SEEDS else read_evaluation(seen.directory, name) or {}
-        except RunError as error:
+            return read(*arguments) or {}
+        except (RunError, OSError, csv.Error) as error:
             problems.append(str(error))
-    series, torn = _series(seen.directory / METRICS)
-    if torn:
-        problems.append(f"{seen.directory / METRICS}: {torn} of its rows can't be read")
-    val, test, seeds = (found.get(name, {}) for name in ("val", "test", SEEDS))
-    return Run(seen, series, val, test, seeds, problems)
+            return {}
+
+    series = kept(_series, seen.directory / METRICS, problems)
+    val, test = (kept(read_evaluation, seen.directory, part) for part in ("val", "test"))
+    return Run(seen, series, val, test, kept(read_json, seen.directory.parent / SEEDS), problems)
 
 
-def _series(path: Path) -> tuple[dict[str, Points], int]:
-    """Each metric's points, and the number of rows that a kill, or an editor, has left unreadable."""
+def _series(path: Path, problems: list[str]) -> dict[str, Points]:
+    """Each metric's points; rows that a kill, or an editor, has left unreadable are left out, and that is noted."""
     if not path.is_file():
-        return {}, 0
+        return {}
     lines = csv.reader(io.StringIO(path.read_text(encoding="utf-8", errors="replace").replace("\0", "")))
     header, torn = next(lines, []), 0
     rows: list[tuple[int, float, dict[str, float]]] = []
     for cells in lines:
         try:
             row = {name: float(cell) for name, cell in zip(header, cells, strict=True) if cell}
-            epoch = int(row.pop("epoch"))
-            rows.append((epoch, row.pop("step", math.nan), row))
+            rows.append((int(row.pop("epoch")), row.pop("step"), row))
         except (ValueError, OverflowError, LookupError):
             torn += 1
-    last: dict[int, float] = {}  # the last step of each epoch
-    for epoch, step, _ in rows:
-        last[epoch] = max(step, last.get(epoch, step))
-    starts, longest, before = dict[int, float](), 1.0, -1.0
-    for epoch in sorted(last):
-        starts[epoch] = before
-        longest, before = max(longest, last[epoch] - before), last[epoch]
-    series: dict[str, Points] = {}
+    if torn:
+        problems.append(f"{path}: {torn} of its rows can't be read")
+    ends = {epoch: step for epoch, step, _ in sorted(rows, key=lambda row: row[:2])}  # the last step of each epoch
+    spans = {epoch: (start, end) for start, (epoch, end) in zip([-1.0, *ends.values()], ends.items(), strict=False)}
+    if ends:  # the last epoch may have been cut short: it is as long as the others
+        start = spans[max(ends)][0]
+        spans[max(ends)] = start, start + max(end - begin for begin, end in spans.values())
+    placed = []
     for epoch, step, row in rows:
-        # The last epoch may have been cut short: it is as long as the others.
-        length = longest if epoch == max(last) else last[epoch] - starts[epoch]
-        share = (step - starts[epoch]) / length if length > 0 else 1.0
-        for name, value in row.items():
-            series.setdefault(name, []).append((epoch + (share if 0 < share <= 1 else 1.0), value))
-    order = [name for name in header if name in series]
-    return {name: sorted(series[name], key=lambda point: point[0]) for name in order}, torn
+        start, end = spans[epoch]
+        share = (step - start) / (end - start or 1)
+        placed.append((epoch + (share if 0 < share <= 1 else 1.0), row))
+    placed.sort(key=lambda one: one[0])
+    series = {name: [(x, row[name]) for x, row in placed if name in row] for name in header}
+    return {name: points for name, points in series.items() if points}
 
 
 def data_uri(directory: Path, name: str) -> str | None:
     """A picture of a run for ``<img src>``; None for what is no PNG or JPEG below its directory."""
-    path = (directory / name).resolve()
-    if not path.is_relative_to(directory.resolve()) or not path.is_file():
-        return None
-    content = path.read_bytes()
-    if len(content) > LARGEST:
-        content = _smaller(content)
-    kind = {b"\x89PNG": "png", b"\xff\xd8\xff": "jpeg"}
-    found = next((kind[start] for start in kind if content.startswith(start)), None)
-    return f"data:image/{found};base64,{base64.b64encode(content).decode()}" if found else None
-
-
-def _smaller(content: bytes) -> bytes:
     from PIL import Image
 
+    path = (directory / name).resolve()
+    if not path.is_relative_to(directory.resolve()):
+        return None
     try:
+        content = path.read_bytes()
         with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as image:
-            image.thumbnail((WIDEST, WIDEST))
-            written = io.BytesIO()
-            image.convert("RGB").save(written, "JPEG", quality=85)
+            kind = str(image.format)
+            if len(content) > LARGEST:
+                image.thumbnail((WIDEST, WIDEST))
+                written, kind = io.BytesIO(), "JPEG"
+                image.convert("RGB").save(written, kind, quality=85)
+                content = written.getvalue()
     except (OSError, ValueError, Image.DecompressionBombError):
-        return b""
-    return written.getvalue()
+        return None
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(content).decode()}"

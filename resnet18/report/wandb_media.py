@@ -7,12 +7,16 @@ an offline run, where they are lost when the run is moved.
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from PIL import Image
+
 from resnet18.report.figures import confusion, per_class, reliability
 from resnet18.report.markup import standalone
 from resnet18.storage.records import PICTURES, evaluation_path, read_json
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import WandbLogger
+
+SHOWN = 128  # pixels
 
 
 def log_evaluation(logger: "WandbLogger", directory: Path, part: str, section: str) -> None:
@@ -27,12 +31,11 @@ def log_evaluation(logger: "WandbLogger", directory: Path, part: str, section: s
     media: dict[str, Any] = {}
     if "confusion" in found:
         for name, draw in (("confusion", confusion), ("per_class", per_class), ("reliability", reliability)):
-            media[f"{section}/{name}"] = wandb.Html(
-                standalone(draw(found), name), inject=False
-            )  # else it loads a style
+            page = standalone(draw(found), name)
+            media[f"{section}/{name}"] = wandb.Html(page, inject=False)  # else it loads a style
         media[f"{section}/calibration_error"] = found["calibration"]["error"]
         media[f"{section}/mistakes"] = [
-            wandb.Image(str(directory / one["picture"]), caption=_caption(one, found["class_names"]))
+            wandb.Image(_enlarged(directory / one["picture"]), caption=_caption(one, found["class_names"]))
             for one in found["mistakes"]
             if (directory / str(one.get("picture"))).is_file()
         ]
@@ -44,6 +47,13 @@ def log_evaluation(logger: "WandbLogger", directory: Path, part: str, section: s
     if media := {name: value for name, value in media.items() if value != []}:
         at = {"epoch": found["epoch"]} if "epoch" in found else {}
         logger.log_metrics({**at, **media}, found["step"] - 1 if "step" in found else None)
+
+
+def _enlarged(path: Path) -> Image.Image:
+    """A small picture with each pixel as a square, so that one of 8×8 can be seen."""
+    with Image.open(path) as picture:
+        factor = max(1, SHOWN // max(picture.size))
+        return picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
 
 
 def _caption(mistake: dict[str, Any], names: list[str]) -> str:

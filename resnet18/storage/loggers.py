@@ -37,6 +37,7 @@ class WandbRun(WandbLogger):
         super().__init__(*args, **kwargs)
         self.uploads = bool(log_model)
         self._defined: set[str] = set()
+        self._last: dict[tuple[str, ...], str] = {}  # JSON, by the key in the summary
         self._stored: set[tuple[int, frozenset[str]]] = set()
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
@@ -70,9 +71,11 @@ class WandbRun(WandbLogger):
         return f"{self._prefix}{self.LOGGER_JOIN_CHAR}{name}" if self._prefix else name
 
     def remember(self, part: Iterable[Any]) -> None:
-        """Notes the rows among the records of an earlier part, which are not logged again."""
+        """Notes the rows of an earlier part, which are not logged again, and their last values."""
         for record in part:
-            self._note({".".join(item.nested_key) or item.key: item.value_json for item in record.history.item})
+            row = {tuple(item.nested_key) or (item.key,): item.value_json for item in record.history.item}
+            self._note({".".join(key): value for key, value in row.items()})
+            self._last |= {key: value for key, value in row.items() if key[0][:1] != "_"}
 
     def _note(self, row: Mapping[str, Any]) -> None:
         if STEP in row:
@@ -103,7 +106,13 @@ class WandbRun(WandbLogger):
             self.log_metrics(metrics, step)
         known = {name: value for _, metrics in rows for name, value in metrics.items()} | dict(scores)
         self._define(known)  # or W&B's page forgets the axes of what this part does not log
-        self.experiment.summary.update({self._prefixed(name): value for name, value in known.items()})
+        last: dict[str, Any] = {}
+        for (name, *inner), value in self._last.items():  # pictures too, which are values of several keys
+            place = last
+            for key in inner:
+                place, name = place.setdefault(name, {}), key
+            place[name] = json.loads(value)
+        self.experiment.summary.update(last | {self._prefixed(name): value for name, value in known.items()})
 
     def upload(self, folder: Path) -> None:
         """Uploads the checkpoints of an online run, from where they lie."""

@@ -73,6 +73,8 @@ def overview(directory: Path) -> Overview:
             found[name] = read()
         except RunError as error:
             problems.append(str(error))
+        except (LookupError, TypeError) as error:
+            problems.append(f"{directory}: its {name} can't be read: {error}")
     watched = _group(config, "best")
     monitor, mode = watched.get("monitor") or "val/top1", watched.get("mode") or "max"
     epochs, best, best_epoch = 0, None, None

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from resnet18.storage.records import METRICS, PROVENANCE, read_config, read_json
 from resnet18.storage.status import RUNNING, read_status
 from resnet18.storage.wandb_parts import link_parts, mend, parts, records
 
+FINISH_TIMEOUT_S = "60"
 ENVIRONMENT = {  # of options that a run keeps
     **{"name": "WANDB_NAME", "entity": "WANDB_ENTITY", "group": "WANDB_RUN_GROUP", "job_type": "WANDB_JOB_TYPE"},
     **{"notes": "WANDB_NOTES", "tags": "WANDB_TAGS"},
@@ -36,6 +38,7 @@ def wandb_without_questions(directory: Path | None) -> None:
     os.environ.setdefault("WANDB_SILENT", "true")
     os.environ.setdefault("WANDB_CONSOLE", "wrap_emu")  # or the progress bar's control characters get into its log
     os.environ.setdefault("WANDB_INIT_TIMEOUT", ONLINE_TIMEOUT_S)  # 90 s by default
+    os.environ.setdefault("WANDB_FINISH_TIMEOUT", FINISH_TIMEOUT_S)  # else it waits for ever
 
 
 def start_wandb(logger: WandbLogger, directory: Path, rows: Rows) -> None:
@@ -131,7 +134,10 @@ def reopen_wandb(directory: Path) -> WandbRun | None:
 def finish_wandb(loggers: Iterable[Logger], status: int) -> None:
     """Ends the W&B runs that were started; the status tells W&B whether they failed."""
     for logger in started(loggers):
+        place, began = Path(logger.experiment.dir).parent, time.monotonic()
         logger.experiment.finish(exit_code=status)
+        if time.monotonic() - began >= float(os.environ.get("WANDB_FINISH_TIMEOUT", FINISH_TIMEOUT_S)):
+            print(f"W&B's server does not answer; the rest is uploaded by: wandb sync {place}", file=sys.stderr)
 
 
 def started(loggers: Iterable[Logger]) -> list[WandbLogger]:

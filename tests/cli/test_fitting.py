@@ -30,3 +30,19 @@ def test_another_architecture_does_not_resume_or_start_from_a_checkpoint(
     assert "another architecture" in done.err
     assert "conv1.weight is (8, 1, 3, 3)" in done.err
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_leaves_its_report_unless_told_not_to_and_never_fails_by_it(lightning, trained: Path) -> None:
+    assert "report.html" in {path.name for path in trained.iterdir()}
+    short = ("fit", "--config", CONFIG, *SMALL, "--trainer.max_epochs", "1", "--trainer.limit_train_batches", "2")
+    short += ("--trainer.logger", "false", "--run_dir")
+    done = lightning(*short, "without", "--report", "false")
+    assert done.status == 0, done.err
+    assert not Path("without", "report.html").exists()
+    assert "report " not in done.out
+    done = lightning("test", "--ckpt_path", "without")
+    assert Path("without", "report.html").exists()
+    Path("without", "report.html").unlink()
+    Path("without", ".report.html").mkdir()  # where the page would be written first
+    done = lightning("test", "--ckpt_path", "without")
+    assert (done.status, "report: without/report.html can't be written: Is a directory" in done.err) == (0, True)

@@ -63,7 +63,9 @@ def test_a_moved_run_is_uploaded_whole_and_as_one(moved: Path, wandb_server: Wan
     assert len(shown) == 13  # three drawings and the mistakes of three evaluations, and the first batch
     for media in shown:
         assert all(run.files[name] for name in media.get("filenames", [media.get("path")]))
-    assert {"val/top1", "best/top1", "test/top1", "validate/top1"} <= run.summary.keys()
+    # Every part has a summary, and the last one's takes the place of the others'.
+    assert {"val/top1", "best/top1", "test/top1", "validate/top1", "val/calibration_error"} <= run.summary.keys()
+    assert run.files[run.summary["val/confusion"]["path"]]
 
 
 def test_other_options_than_the_runs_are_not_taken_for_its_scores(lightning, trained: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from resnet18.report.markup import cut, document, isolated, number, standalone, table, text
+from resnet18.report.markup import cut, isolated, number, standalone, table, text
 
 
 def test_a_text_is_neither_a_tag_nor_the_end_of_an_attribute() -> None:
@@ -17,19 +17,19 @@ def test_a_text_is_neither_a_tag_nor_the_end_of_an_attribute() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "share", "shown"),
+    ("value", "metric", "shown"),
     [
-        (0.99443, True, "99.44\u00a0%"),
-        (3816.33, False, "3,816"),
-        (0.00163934, False, "0.001639"),
-        (math.nan, True, "nan"),
-        (-math.inf, False, "-inf"),
-        (None, False, "–"),
-        ("?", False, "–"),
+        (0.99443, "val/top1", "99.44\u00a0%"),
+        (3816.33, "topic", "3,816"),
+        (0.00163934, "topic", "0.001639"),
+        (math.nan, "val/top1", "nan"),
+        (-math.inf, "topic", "-inf"),
+        (None, "topic", "–"),
+        ("?", "topic", "–"),
     ],
 )
-def test_a_number_is_read_at_a_glance(value: object, share: bool, shown: str) -> None:
-    assert number(value, share) == shown
+def test_a_number_is_read_at_a_glance(value: object, metric: str, shown: str) -> None:
+    assert number(value, metric) == shown
 
 
 def test_a_long_name_is_cut_by_the_columns_that_it_takes() -> None:
@@ -39,7 +39,7 @@ def test_a_long_name_is_cut_by_the_columns_that_it_takes() -> None:
 
 
 def test_a_document_lets_its_own_script_run_and_no_other() -> None:
-    page = document("a < b", "<p>body</p>", "let one = 1;")
+    page = standalone("<p>body</p>", "a < b", "let one = 1;")
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]+)"', page)
     digest = base64.b64encode(hashlib.sha256(b"let one = 1;").digest()).decode()
     assert policy.startswith("default-src 'none'; img-src data:;")

@@ -17,6 +17,7 @@ from resnet18.errors import RunError
 from resnet18.report.figures import per_class
 from resnet18.report.markup import standalone
 from resnet18.report.page import write_comparison, write_report
+from resnet18.report.seed_groups import sum_up
 
 HARD = [
     "<script>alert(1)</script>",
@@ -253,6 +254,13 @@ def test_runs_that_cant_be_compared_are_warned_of(tmp_path: Path) -> None:
         "A and B were split differently into training and validation images: their scores can&#x27;t be compared.",
         "A and B chose their best epoch by different metrics: their scores can&#x27;t be compared.",
     ]
+
+
+def test_seeds_are_told_as_in_the_terminal(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "group" / "seed-1", seed_everything=1)
+    (run.parent / "seeds.json").write_text(json.dumps(sum_up(run.parent)))
+    for page in (write_report(run), write_comparison([run, run], tmp_path / "both.html")):
+        assert '<pre tabindex="0">group  val/top1: there are no test scores\n  seed 1    93.33 %' in page.read_text()
 
 
 def test_a_command_on_the_page_can_be_typed_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

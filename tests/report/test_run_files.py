@@ -48,11 +48,11 @@ def test_values_that_are_not_finite_stay(tmp_path: Path) -> None:
     assert second == (2, math.inf)
 
 
-@pytest.mark.parametrize("content", ["", "epoch,step\n", "step,train/loss\n1,2\n", "\0\0", "epoch,train/loss\n0,1\n"])
+@pytest.mark.parametrize("content", ["", "epoch,step\n", "step,train/loss\n1,2\n", "\0\0"])
 def test_metrics_may_be_missing_empty_or_of_another_shape(tmp_path: Path, content: str) -> None:
     run = make_run(tmp_path / "run")
     (run / "metrics.csv").write_text(content)
-    assert read_run(run).epochs == (1 if "\n0" in content else 0)
+    assert read_run(run).epochs == 0
 
 
 def test_broken_files_are_named_and_the_others_read(tmp_path: Path) -> None:

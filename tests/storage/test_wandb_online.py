@@ -13,7 +13,8 @@ from wandb_runs import history, kill_a_run, written
 from wandb_server import Run, WandbServer
 
 from resnet18.__main__ import main
-from resnet18.storage.records import read_evaluations, read_metrics
+from resnet18.cli.fitting import Fit
+from resnet18.storage.records import read_evaluations, read_json, read_metrics
 
 
 def wandb_command(arguments: list[str], place: Path, **environment: str) -> None:
@@ -134,3 +135,22 @@ def test_a_server_that_does_not_answer_costs_no_run(
     assert line.startswith("W&B can't go online: ")
     assert line.endswith("; the run is kept offline, `wandb sync` uploads it later")
     assert len(list((tmp_path / "run" / "wandb").glob("offline-run-*"))) == 1
+
+
+def test_a_server_that_goes_away_during_a_run_costs_no_run(
+    lightning, silent: WandbServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = Fit._close_run
+
+    def close(program: Fit) -> None:
+        trained(program)
+        silent.hangs = True
+
+    monkeypatch.setattr(Fit, "_close_run", close)
+    monkeypatch.setenv("WANDB_FINISH_TIMEOUT", "3")
+    short = ("--trainer.max_epochs", "1", "--trainer.limit_train_batches", "1", "--run_dir", "run")
+    done = lightning("fit", "--config", CONFIG, *SMALL, *short)
+    assert done.status == 0, done.err
+    (part,) = (tmp_path / "run" / "wandb").glob("run-*")
+    assert f"W&B's server does not answer; the rest is uploaded by: wandb sync {part}" in done.err
+    assert read_json(tmp_path / "run" / "status.json")["state"] == "finished"

@@ -1,8 +1,9 @@
-"""How long `lightning runs` takes over 200 runs, from process start to end, beside `lightning --version`.
+"""How long `lightning runs` takes over 200 runs and `lightning report` on one, beside `lightning --version`.
 
-    python benchmarks/run_list.py                # half a minute; writes benchmarks/results/run_list.json
+    python benchmarks/light_commands.py      # a minute; writes benchmarks/results/light_commands.json
 
-The runs are copies of one real run with other seeds and learning rates, and with metrics for 100 epochs. Each round
+From process start to end. The runs are copies of a real one with other seeds and learning rates, and with metrics for
+100 epochs; the page is of 200 epochs, with photograph-like pictures of 128 pixels in place of the digits. Each round
 runs every command once, in turns; medians over the rounds are stored, of wall-clock and of processor time.
 """
 
@@ -16,23 +17,37 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy
+from PIL import Image
+
 from resnet18.storage.provenance import measured_with, provenance
-from resnet18.storage.records import METRICS, PROVENANCE, STATUS, append_evaluation, read_config, write_config
+from resnet18.storage.records import METRICS, PICTURES, PROVENANCE, STATUS, append_evaluation, read_config, write_config
 
 ROOT = Path(__file__).parents[1]
-RESULT = ROOT / "benchmarks" / "results" / "run_list.json"
-ROUNDS, RUNS, EPOCHS = 9, 200, 100
+RESULT = ROOT / "benchmarks" / "results" / "light_commands.json"
+ROUNDS, RUNS, EPOCHS, REPORTED = 9, 200, 100, 200
 PROGRAM = [sys.executable, "-m", "resnet18"]
 FIT = ["fit", "--config", str(ROOT / "configs" / "digits.yaml"), "--model.backbone.width", "8"]
-COMMANDS = {"runs": [*PROGRAM, "runs"], "runs_json": [*PROGRAM, "runs", "--json"], "version": [*PROGRAM, "--version"]}
+COMMANDS = {
+    "runs": [*PROGRAM, "runs"],
+    "runs_json": [*PROGRAM, "runs", "--json"],
+    "report": [*PROGRAM, "report", "source"],
+    "version": [*PROGRAM, "--version"],
+}
 
 
 def make_runs(place: str) -> int:
     """Trains one run and copies its files; returns how many rows the metrics of each copy have."""
     source = Path(place, "source")
     subprocess.run([*PROGRAM, *FIT, "--trainer.max_epochs", "1", "--run_dir", str(source)], check=True, cwd=place)
+    subprocess.run([*PROGRAM, "test", "--ckpt_path", str(source)], check=True, cwd=place, capture_output=True)
     header, *rows = (source / METRICS).read_text().splitlines()
-    epochs = [",".join([str(epoch), *row.split(",")[1:]]) for epoch in range(EPOCHS) for row in rows]
+    epochs = [",".join([str(epoch), *row.split(",")[1:]]) for epoch in range(REPORTED) for row in rows]
+    (source / METRICS).write_text("\n".join([header, *epochs, ""]))
+    for number, picture in enumerate(sorted((source / PICTURES).glob("*-*"))):
+        coarse = numpy.random.default_rng(number).integers(0, 256, (16, 16, 3), dtype=numpy.uint8)
+        Image.fromarray(coarse).resize((128, 128), Image.Resampling.BICUBIC).save(picture, "jpeg")
+    epochs = epochs[: EPOCHS * len(rows)]
     config: dict[str, Any] = read_config(source)
     config["trainer"]["max_epochs"] = EPOCHS
     for number in range(RUNS):
@@ -51,7 +66,7 @@ def make_runs(place: str) -> int:
 def main() -> None:
     seconds: dict[str, list[float]] = {f"{name}{kind}": [] for name in COMMANDS for kind in ("", "_cpu")}
     with tempfile.TemporaryDirectory() as place:
-        rows = make_runs(place)
+        rows, page = make_runs(place), 0
         for _ in range(ROUNDS):
             for name, command in COMMANDS.items():
                 began, used = time.perf_counter(), os.times()
@@ -62,13 +77,17 @@ def main() -> None:
                 seconds[f"{name}_cpu"].append(cpu)
                 if done.returncode or done.stderr:
                     sys.exit(done.stderr)
+                if name == "report":
+                    page = Path(place, "source", "report.html").stat().st_size
                 if name == "runs" and len(done.stdout.splitlines()) != RUNS + 2:
                     sys.exit("not every run is in the table")
     result: dict[str, Any] = {
-        "command": "python benchmarks/run_list.py",
+        "command": "python benchmarks/light_commands.py",
         "rounds": ROUNDS,
         "runs": RUNS,
         "rows_of_metrics": rows,
+        "report_epochs": REPORTED,
+        "report_bytes": page,
         **{f"{name}_s": round(statistics.median(values), 3) for name, values in seconds.items()},
     }
     result |= measured_with(provenance(seed=1, split_hash=""))
