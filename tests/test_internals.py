@@ -63,7 +63,7 @@ PRIVATE = [
     ("torch", "schedule._step_count", "optimization.py"),
     ("torch", "loader._iterator", "engine/overhead.py"),
     ("torch", "dataloader._MultiProcessingDataLoaderIter._shutdown_workers", "engine/overhead.py"),
-    ("jsonargparse", "parser._actions", "cli/parser.py", "cli/help.py", "cli/plain_parser.py"),
+    ("jsonargparse", "parser._actions", "cli/parser.py", "cli/help.py", "cli/plain.py"),
     ("jsonargparse", "action._typehint", "cli/help.py"),
 ]
 """Library, name, and the files that use it. A file's every use of a private name has a line here."""

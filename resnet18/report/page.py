@@ -10,7 +10,7 @@ from resnet18.report import figures, sections
 from resnet18.report.charts import curves
 from resnet18.report.markup import standalone, text
 from resnet18.report.run_files import Run, data_uri, read_run
-from resnet18.report.seed_text import lines
+from resnet18.report.seed_groups import lines
 from resnet18.storage.records import PICTURES
 
 REPORT, BATCH = "report.html", "batch.png"
