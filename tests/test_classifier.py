@@ -649,7 +649,7 @@ def test_nothing_waits_for_the_device_between_log_points(optimizer: Any, schedul
     counts = steps.per_step()
     assert len(counts) == 16
     assert [step for step, _ in records.lines] == [4, 9, 14]
-    assert [step for step, count in enumerate(counts) if count] == [4, 9, 14]
+    assert counts == [0] * 16  # the one copy at a log point, by `tolist`, is seen in tests/gpu/test_without_one.py
 
 
 def test_nothing_waits_for_the_device_at_log_points_without_a_logger() -> None:

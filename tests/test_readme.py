@@ -75,8 +75,8 @@ def test_a_command_runs(command: tuple[str, ...], lightning, place: Path, monkey
         if "--against" in arguments:
             group = place / "runs" / arguments[arguments.index("--against") + 1]
             shutil.copytree(place / "runs" / "digits" / "latest", group / "seed-1")
-        command = importlib.import_module(f"resnet18.commands.{arguments[0]}")
-        monkeypatch.setattr(command, "train", lambda *_, **__: sys.exit("a training starts"))
+        module = importlib.import_module(f"resnet18.commands.{arguments[0]}")
+        monkeypatch.setattr(module, "train", lambda *_, **__: sys.exit("a training starts"))
         with pytest.raises(SystemExit, match="a training starts"):
             lightning(*arguments)
         return

@@ -53,7 +53,11 @@ IN_FILES = {
         "torch.optim has no SDG; did you mean SGD?",
     ),
     "unknown module": ({"model__backbone": {"class_path": "mynett.Net"}}, "model.backbone", "no module mynett"),
-    "dotted key": ({"model.optimizer.lr": 0.1}, "model.optimizer.lr", "model: {optimizer: {lr: …}}"),
+    "dotted key": (
+        {"model.optimizer.lr": 0.1},
+        "model.optimizer.lr",
+        "the arguments of a class belong in its init_args",
+    ),
     "learning rate by its long name": (
         {"model__optimizer__init_args__learning_rate": 0.1},
         "model.optimizer.learning_rate",

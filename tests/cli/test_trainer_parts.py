@@ -121,7 +121,10 @@ def test_a_callback_works_or_is_refused_in_a_sentence(name: str, lightning, tmp_
     done = lightning(*TINY, "--trainer.callbacks", name, *argument, *more)
     assert done.status == 0, done.err
     run = tmp_path / "run"
-    assert {path.name for path in run.iterdir()} == {"config.yaml", "provenance.json", "metrics.csv", "checkpoints"}
+    assert {path.name for path in run.iterdir()} == {
+        *("config.yaml", "provenance.json", "metrics.csv", "checkpoints"),
+        *("status.json", "evaluation-val.json", "evaluation", "report.html"),
+    }
     extra = {"mine.ckpt"} if name == "ModelCheckpoint" else set()
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"best.ckpt", "last.ckpt", *extra}
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
