@@ -51,7 +51,7 @@ def train(group: Path, name: str, options: Sequence[str], test: bool = True) -> 
         while state not in (FINISHED, DIVERGED):
             begun = any((directory / FOLDER / file).exists() for file in (LAST, PREVIOUS))
             if not begun and directory.exists():
-                shutil.rmtree(directory)  # without a checkpoint there is nothing to go on from
+                shutil.rmtree(directory)  # without a checkpoint there is nothing to resume from
             where = ["--ckpt_path", str(directory)] if begun else [*options, "--run_dir", str(directory)]
             status, state = _run(["fit", *where], out, name, new=not begun), _state(directory)
             if not status:
@@ -123,7 +123,7 @@ def _run(arguments: Sequence[str], log: IO[bytes], name: str, new: bool = False)
             except subprocess.TimeoutExpired:
                 shown.update(Text(f"{name}  {_last_line(Path(log.name))}"))
     if received:
-        print(f"\nstopped by {received[0].name}; the same command goes on from here", file=sys.stderr)
+        print(f"\nstopped by {received[0].name}; the same command continues from here", file=sys.stderr)
         raise SystemExit(128 + received[0])
     return child.returncode
 

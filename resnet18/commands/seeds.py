@@ -1,7 +1,7 @@
 """``lightning seeds``: trains a configuration with several seeds, and says what the mean is worth.
 
 Takes the options of ``lightning fit``. Each seed is a run in ``runs/GROUP/seed-K``, tested once. What is done is not
-done again, so the same command goes on after a kill, and a larger ``--n`` adds seeds.
+done again, so the same command continues after a kill, and a larger ``--n`` adds seeds.
 """
 
 import re

@@ -122,6 +122,6 @@ def test_a_signal_reaches_the_child_which_saves_before_the_parent_ends(signum: s
     _, err = parent.communicate(timeout=60)
     assert (parent.returncode, err) == (
         128 + signum,
-        f"\nstopped by {signum.name}; the same command goes on from here\n",
+        f"\nstopped by {signum.name}; the same command continues from here\n",
     )
     assert log.read_text().endswith("begun\nsaved\n")
