@@ -36,7 +36,7 @@ class TrainingLog(Callback):
     def __init__(self) -> None:
         self._loss: Tensor | float = 0.0  # the sum over the batches since the last log point, on the device
         self._batches = 0
-        self._rates: dict[str, float] = {}
+        self._rates: dict[str, float | Tensor] = {}
         self._grad_norm: Tensor | None = None
         self._restart_clock()
 
@@ -74,14 +74,14 @@ class TrainingLog(Callback):
             weights = [one.detach() for one in pl_module.parameters() if one.requires_grad]
             values = {"grad_norm": self._grad_norm, "weight_norm": get_total_norm(weights)}
             values = {name: value for name, value in values.items() if value is not None}
-            loss, *numbers = torch.stack(
-                [one.float() for one in (loss, *values.values())]
-            ).tolist()  # waits for the device
+            together = torch.stack([one.float() for one in (loss, *values.values())])
+            loss, *numbers = together.tolist()  # waits for the device
             norms = dict(zip(values, numbers, strict=True))
         seconds = time.perf_counter() - self._since
         rate = self._images * trainer.world_size / seconds
         step_ms = 1000 * seconds * trainer.accumulate_grad_batches / self._timed
-        metrics = {"train/loss": loss, **self._rates, "images_per_s": rate, "step_ms": step_ms}
+        rates = {name: float(lr) for name, lr in self._rates.items()}
+        metrics = {"train/loss": loss, **rates, "images_per_s": rate, "step_ms": step_ms}
         metrics |= {**norms, **memory(trainer.strategy.root_device)}
         trainer.callback_metrics.update({name: torch.as_tensor(metrics[name]) for name in TRAINING_METRICS})
         for logger in trainer.loggers:
@@ -96,11 +96,11 @@ class TrainingLog(Callback):
         self._loss, self._batches = state_dict["loss"], state_dict["batches"]
 
 
-def learning_rates(optimizer: Optimizer) -> dict[str, float]:
+def learning_rates(optimizer: Optimizer) -> dict[str, float | Tensor]:
     """The first group's as ``lr``, and as ``lr/NAME`` those of groups with names, such as a slower backbone's."""
     groups = optimizer.param_groups
-    named = {f"lr/{group['name']}": float(group["lr"]) for group in groups[1:] if "name" in group}
-    return {"lr": float(groups[0]["lr"]), **named}
+    named = {f"lr/{group['name']}": group["lr"] for group in groups[1:] if "name" in group}
+    return {"lr": groups[0]["lr"], **named}
 
 
 def memory(device: torch.device) -> dict[str, float]:
