@@ -26,7 +26,7 @@ from resnet18.storage.provenance import measured_with, provenance
 
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks" / "results" / "dashboard_cost.json"
-ROUNDS = 3
+ROUNDS = 2
 WHILE_TRAINING = {
     "training_log": (TrainingLog, [name for name in vars(TrainingLog) if name.startswith("on_")]),
     "evaluation": (EvaluationRecord, [name for name in vars(EvaluationRecord) if name.startswith("on_")]),

@@ -129,7 +129,8 @@ def lightning(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["lightning"])
     monkeypatch.setattr(sys, "path", list(sys.path))
-    for name in ("mynet", "mydata"):  # an earlier test's
+    # An earlier test's.
+    for name in ("mynet", "mydata", "mymodel", "myloss", "mycallback", "mycallbacks", "mytask"):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
     def call(*arguments: object) -> Done:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from resnet18.errors import RunError, classes_below, counted, hint, nearest
+from resnet18.errors import classes_below, counted, hint, nearest
 
 OPTIONS = ("data.batch_size", "data.root", "model.optimizer.lr", "model.optimizer.momentum", "trainer.max_epochs")
 
@@ -44,10 +44,12 @@ def test_a_number_goes_with_its_noun(count: int, noun: str, text: str) -> None:
 
 
 def test_classes_of_a_kind_are_found_at_any_depth_by_their_public_names() -> None:
-    class BrokenError(RunError): ...
+    class AnyError(Exception): ...
+
+    class BrokenError(AnyError): ...
 
     class WorseError(BrokenError): ...
 
     class _HiddenError(BrokenError): ...
 
-    assert classes_below(RunError) == {"BrokenError": BrokenError, "WorseError": WorseError}
+    assert classes_below(AnyError) == {"BrokenError": BrokenError, "WorseError": WorseError}

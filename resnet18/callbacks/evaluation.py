@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from resnet18.report.contact_sheet import contact_sheet, encoded
-from resnet18.report.evaluation import counts, write_evaluation
+from resnet18.report.evaluation_file import counts, write_evaluation
 from resnet18.storage.records import PICTURES
 
 MISTAKES, BATCH = 16, 32  # images

@@ -17,7 +17,9 @@ class PlainParser(argparse.ArgumentParser):
     """Raises :class:`~resnet18.errors.UsageError` where argparse would print its usage and exit."""
 
     def __init__(self, command: str, **settings: Any) -> None:
-        settings.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        paragraphs = (settings.pop("description", "")).replace("``", "").strip().split("\n\n")
+        settings["description"] = "\n\n".join(textwrap.fill(" ".join(one.split()), 79) for one in paragraphs)
+        settings["formatter_class"] = argparse.RawDescriptionHelpFormatter
         super().__init__(prog=f"lightning {command}", allow_abbrev=False, **settings)
 
     def error(self, message: str) -> NoReturn:

@@ -102,10 +102,11 @@ echo begun
 while :; do sleep 0.05; done
 """
 PARENT = """
-import sys
+import signal, sys
 from pathlib import Path
 from resnet18.cli.children import train
 sys.executable = "./fit"
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup leaves ignored
 train(Path("group"), "one", [])
 """
 

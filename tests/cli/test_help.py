@@ -9,7 +9,7 @@ import yaml
 from conftest import CONFIG
 from torch.optim import Optimizer
 
-from resnet18.cli import COMMANDS
+from resnet18.cli import COMMANDS, LIGHT
 from resnet18.cli.help import _kinds, plain
 
 OPTION = re.compile(r"^  (--[\w.]+)", re.MULTILINE)
@@ -29,7 +29,15 @@ def shown(lightning, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
     return show
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", LIGHT)
+def test_the_help_of_a_light_command_fits_a_terminal(command: str, shown) -> None:
+    page = shown(command, "--help")
+    assert page.startswith(f"usage: lightning {command} ")
+    assert max(map(len, page.splitlines())) <= 80
+    assert not any(markup in page for markup in MARKUP)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command not in LIGHT])
 def test_the_help_of_a_command_is_a_page_with_its_own_options_first(command: str, shown) -> None:
     page = shown(command, "--help")
     options = OPTION.findall(page)

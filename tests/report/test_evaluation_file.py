@@ -6,7 +6,7 @@ import numpy
 import pytest
 
 from resnet18.errors import RunError
-from resnet18.report.evaluation import counts, write_evaluation
+from resnet18.report.evaluation_file import counts, write_evaluation
 from resnet18.storage.records import read_evaluation
 
 
