@@ -54,13 +54,13 @@ def curves(runs: Sequence[Run], names: Sequence[str]) -> str:
                 lines.append(Line(metric, name, name, points, position, ring))
     if not drawn:
         return '<p class="note">Nothing was logged.</p>'
-    best, told = runs[0].best if alone else None, stops(epochs)
-    shown = max(stop for stop in told if stop <= (best or epochs))
+    best, readings = runs[0].best if alone else None, stops(epochs)
+    shown = max(stop for stop in readings if stop <= (best or epochs))
     order = sorted(drawn, key=lambda title: [*(not title.startswith(start) for start in FIRST), title in LAST])
     charts = "".join(chart(title, drawn[title], epochs, shown, best) for title in order)
     said = f"epoch {shown} of {epochs}{', the best' if shown == best else ''}"
     return (
-        f'<div class="when" data-stops="{text(told)}" data-epochs="{epochs}" data-shown="{shown}" '
+        f'<div class="when" data-stops="{text(readings)}" data-epochs="{epochs}" data-shown="{shown}" '
         f'data-best="{best or 0}"><span>Values at <output>{said}</output></span>'
         f'<input type="range" min="0" aria-label="epoch" hidden></div><div class="charts">{charts}</div>'
     )
@@ -133,10 +133,10 @@ def chart(title: str, lines: Sequence[Line], epochs: int, shown: int, best: int 
     """
     metric = lines[0].metric
     values = [value for line in lines for _, value in line.points if math.isfinite(value)]
-    told = [by_epoch(line.points) for line in lines]
+    readings = [by_epoch(line.points) for line in lines]
     key = "".join(
         f'<span><i class="{kind_of(line.colour)}"></i>{text(line.label)} <b>{number(one.get(shown), metric)}</b></span>'
-        for line, one in zip(lines, told, strict=True)
+        for line, one in zip(lines, readings, strict=True)
     )
     key = f'<div class="keyline">{key}</div>'
     if not values:
@@ -144,7 +144,7 @@ def chart(title: str, lines: Sequence[Line], epochs: int, shown: int, best: int 
     ends = [columns_of(line.short) for line in lines] if 1 < len(lines) <= 8 else []
     right = WIDTH - 10 - 7 * min(max(ends, default=0), NAME)
     frame = _Frame(*value_axis(values, metric), epochs, right)
-    data = "|".join(";".join(number(one.get(epoch), metric) for epoch in stops(epochs)) for one in told)
+    data = "|".join(";".join(number(one.get(epoch), metric) for epoch in stops(epochs)) for one in readings)
     note = " <span class='quiet'>log scale</span>" if frame.is_log else ""
     drawn = "".join(map(frame.curve, lines))
     return (

@@ -4,7 +4,7 @@ if (when) {
   const range = when.querySelector("input"), label = when.querySelector("output");
   const charts = [...document.querySelectorAll("svg[data-values]")].map((svg) => ({
     svg, cross: svg.querySelector(".cross"), values: svg.dataset.values.split("|").map((one) => one.split(";")),
-    told: svg.parentElement.querySelectorAll(".keyline b"), left: +svg.dataset.left, right: +svg.dataset.right,
+    readings: svg.parentElement.querySelectorAll(".keyline b"), left: +svg.dataset.left, right: +svg.dataset.right,
   }));
   const epochs = stops.length ? +when.dataset.epochs : 1;
 
@@ -12,11 +12,11 @@ if (when) {
     range.value = index;
     label.textContent = `epoch ${stops[index]} of ${epochs}${stops[index] == when.dataset.best ? ", the best" : ""}`;
     range.setAttribute("aria-valuetext", label.textContent);
-    for (const { cross, values, told, left, right } of charts) {
+    for (const { cross, values, readings, left, right } of charts) {
       const x = left + ((right - left) * stops[index]) / epochs;
       cross.style.transform = `translateX(${x}px)`;
       cross.style.visibility = "visible";
-      told.forEach((one, line) => { one.textContent = values[line][index]; });
+      readings.forEach((one, line) => { one.textContent = values[line][index]; });
     }
   };
   const point = (chart, event) => {

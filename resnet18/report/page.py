@@ -64,8 +64,12 @@ def comparison(runs: Sequence[Run]) -> str:
     problems = list[str]()
 
     def missing() -> str:
-        told = {name: sections.not_measured(run) for name, run in zip(names, runs, strict=True)}
-        whose = {one: ", ".join(name for name in names if one in told[name]) for each in told.values() for one in each}
+        readings = {name: sections.not_measured(run) for name, run in zip(names, runs, strict=True)}
+        whose = {
+            one: ", ".join(name for name in names if one in readings[name])
+            for each in readings.values()
+            for one in each
+        }
         return _listed([*(f"<b>{of}</b>: {one}" for one, of in whose.items()), *map(text, problems)])
 
     groups = {run.seen.directory.parent: run.seeds for run in runs if run.seeds}
@@ -107,8 +111,8 @@ def _warnings(runs: Sequence[Run], names: Sequence[str]) -> str:
             if key := read(run):
                 groups.setdefault(key, []).append(name)
         if len(groups) > 1:
-            told = " and ".join(", ".join(group) for group in groups.values())
-            found += f'<p class="warn">{told} {what}: their scores can&#x27;t be compared.</p>'
+            readings = " and ".join(", ".join(group) for group in groups.values())
+            found += f'<p class="warn">{readings} {what}: their scores can&#x27;t be compared.</p>'
     return found
 
 
@@ -132,8 +136,8 @@ def _validation(run: Run) -> str:
 
 def _seeds(found: dict[str, Any]) -> str:
     """What ``lightning seeds`` prints of a group."""
-    told = text("\n".join(lines(found) if found else ()))
-    return f'<pre tabindex="0">{told}</pre>' if found else ""
+    readings = text("\n".join(lines(found) if found else ()))
+    return f'<pre tabindex="0">{readings}</pre>' if found else ""
 
 
 def _batch(run: Run) -> str:

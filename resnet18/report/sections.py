@@ -115,8 +115,8 @@ def facts(run: Run) -> str:
         "seed": origin.get("seed", ""),
         "started": str(origin.get("started", ""))[:16].replace("T", " "),
     }
-    told = {name: isolated(value) for name, value in rows.items() if value not in ("", "–")}
-    cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in told.items())
+    readings = {name: isolated(value) for name, value in rows.items() if value not in ("", "–")}
+    cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in readings.items())
     if command := origin.get("command"):
         cells += f'<div class="wide"><dt>command</dt><dd><code>{text(command)}</code></dd></div>'
     return f'<dl class="facts">{cells}</dl>'

@@ -133,12 +133,14 @@ def test_a_run_with_broken_files_has_a_page_all_the_same_or_a_line(
 
 def test_nothing_heavy_is_imported(tmp_path: Path) -> None:
     make_run(tmp_path / "run")
-    told = (
+    readings = (
         "import sys; from resnet18.__main__ import main; status = main(['report', 'run']);"
         "print(status, {'torch', 'lightning', 'wandb', 'matplotlib', 'scipy.stats', 'pandas'} & set(sys.modules))"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", told], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", readings], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
     assert done.stdout.split("\n")[1] == "0 set()", done.stderr
 
 

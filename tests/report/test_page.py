@@ -143,7 +143,7 @@ def test_all_text_can_be_read(browser: Browser, request: pytest.FixtureRequest, 
     assert {kind: ratio for kind, ratio in contrasts.items() if ratio < 4.5} == {}
 
 
-def told(browser: Browser) -> dict[str, str]:
+def readings(browser: Browser) -> dict[str, str]:
     """What the keys of the charts say, and what epoch they say it of."""
     pairs = browser.evaluate(
         """[[".when", document.querySelector(".when output").textContent],
@@ -155,15 +155,15 @@ def told(browser: Browser) -> dict[str, str]:
 
 def test_the_crosshair_tells_the_values_of_an_epoch_in_all_charts(browser: Browser, report: Path) -> None:
     browser.open(report)
-    assert told(browser)[".when"] == "epoch 199 of 200, the best"
-    assert told(browser)["val/top1"] == "99.50\u00a0%"  # 0.5 + 0.5 × 198/200
+    assert readings(browser)[".when"] == "epoch 199 of 200, the best"
+    assert readings(browser)["val/top1"] == "99.50\u00a0%"  # 0.5 + 0.5 × 198/200
     box: dict[str, Any] = browser.evaluate(
         """(() => { const svg = document.querySelectorAll("svg[data-values]")[3], box = svg.getBoundingClientRect();
           const scale = box.width / svg.viewBox.baseVal.width, {left, right} = svg.dataset;
           return {x: box.left + scale * (+left + (right - left) * 50 / 200), y: box.top + box.height / 2}; })()"""
     )
     browser.move_mouse(box["x"], box["y"])
-    found = told(browser)
+    found = readings(browser)
     assert found[".when"] == "epoch 50 of 200"
     assert found["val/top1"] == "62.25\u00a0%"  # 0.5 + 0.5 × 49/200
     assert found["val/loss"] == "0.04"
@@ -179,17 +179,17 @@ def test_the_crosshair_tells_the_values_of_an_epoch_in_all_charts(browser: Brows
     assert all(shown == "visible" and abs(where - 0.25) < 0.005 for shown, where in crosses)
     browser.evaluate("document.querySelector('.when input').focus()")
     browser.press("ArrowRight")
-    assert told(browser)["val/top1"] == "62.50\u00a0%"
+    assert readings(browser)["val/top1"] == "62.50\u00a0%"
     browser.press("ArrowLeft")
     browser.press("ArrowLeft")
-    assert told(browser)[".when"] == "epoch 49 of 200"
+    assert readings(browser)[".when"] == "epoch 49 of 200"
     assert is_quiet(browser, report)
 
 
 def test_without_scripts_all_can_be_read(browser: Browser, report: Path) -> None:
     browser.open(report, scripts=False)
-    assert told(browser)[".when"] == "epoch 199 of 200, the best"
-    assert told(browser)["val/top1"] == "99.50\u00a0%"
+    assert readings(browser)[".when"] == "epoch 199 of 200, the best"
+    assert readings(browser)["val/top1"] == "99.50\u00a0%"
     assert browser.evaluate("document.querySelectorAll('path.line').length") == LINES
     assert browser.evaluate("document.querySelector('.when input').getBoundingClientRect().width") == 0
     assert is_quiet(browser, report)

@@ -102,9 +102,9 @@ def test_an_unfinished_run_says_how_it_goes_on(tmp_path: Path) -> None:
     (run / "evaluation-val.json").write_text('{"version": 1, "scores": {}, "reason": "the targets are <several>"}')
     found = read_run(run)
     assert "<bdi>stopped: SIGTERM</bdi>" in facts(found)
-    told = "".join(not_measured(found))
-    assert f"The other 5 epochs: <code>lightning fit --ckpt_path {run}" in told
-    assert "the targets are &lt;several&gt;." in told
+    readings = "".join(not_measured(found))
+    assert f"The other 5 epochs: <code>lightning fit --ckpt_path {run}" in readings
+    assert "the targets are &lt;several&gt;." in readings
 
 
 def test_a_configuration_stands_by_section() -> None:
