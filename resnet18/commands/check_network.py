@@ -179,7 +179,7 @@ def one_batch(trace: Trace, images: int, batch_size: int) -> Finding:
         return finding
     if not math.isfinite(last):
         too_high(f"the loss is {last} at step {len(trace.losses)}: a lower learning rate, or gradient_clip_val")
-    elif last >= first:
+    elif last > 1.1 * first:
         too_high("it diverges: try a tenth of the learning rate")
     elif last > 0.9 * first:
         finding.wrong("it hardly moves: try ten times the learning rate, then look for frozen or detached layers")

@@ -119,7 +119,9 @@ def test_a_custom_data_source_and_network(lightning) -> None:
     plateau = ("--model.schedule", "torch.optim.lr_scheduler.ReduceLROnPlateau", "--trainer.callbacks", "EarlyStopping")
     options = ("--model.backbone", "mynet.MyNet", "--model.optimizer", "SGD", "--data", "mynet.Dots")
     watching = ("--trainer.callbacks.monitor", "val/loss", "--data.batch_size", "36")  # one batch an epoch
-    done = lightning("bench", *options, *plateau, *watching, "--steps", 2, "--json", "r.json")
+    done = lightning(
+        "bench", *options, *plateau, *watching, "--steps", 2, "--json", "r.json", "--trainer.precision", "32-true"
+    )
     assert done.status == 0, done.err
     assert "MyNet, 8 parameters, on cpu, 32-true; batches of 36" in done.out
     for row in json.loads(Path("r.json").read_text())["rows"]:

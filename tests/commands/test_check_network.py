@@ -13,6 +13,7 @@ from torch.optim import SGD
 from resnet18 import Classifier
 from resnet18.commands.check_network import (
     Network,
+    Trace,
     gradients,
     independence,
     loss_at_start,
@@ -87,6 +88,15 @@ def test_a_loss_that_does_not_fall_is_wrong(batch: tuple[Tensor, Tensor]) -> Non
     network = network_of(Standstill)
     finding = one_batch(overfit(network, batch, steps=10), 16, 16)
     assert finding.level == "wrong"
+
+
+@pytest.mark.parametrize(
+    ("last", "advice"),
+    [(9.0, "it diverges"), (2.303, "it hardly moves"), (2.2, "it hardly moves"), (1.2, "it is not overfit yet")],
+)
+def test_the_advice_follows_how_far_the_loss_moved(last: float, advice: str) -> None:
+    finding = one_batch(Trace("SGD", losses=[2.302, last], top1=0.1), 16, 16)
+    assert (finding.level, advice in " ".join(map(str, vars(finding).values()))) == ("wrong", True), finding
 
 
 def test_class_numbers_are_compared_with_knowing_nothing(batch: tuple[Tensor, Tensor]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -323,6 +324,7 @@ def test_what_fit_refuses_is_refused_before_the_first_trial(case: str, change, m
 def test_a_metric_of_a_class_of_ones_own_may_be_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mycallback", raising=False)  # an earlier test's
     (tmp_path / "mycallback.py").write_text("from lightning.pytorch import Callback\nclass Own(Callback): ...\n")
     options = ["--config", str(ROOT / "configs" / "digits.yaml")]
     assert "must be one of val/loss" in str(refusal([options], "val/own", "maximize"))
