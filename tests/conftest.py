@@ -7,6 +7,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import md5
@@ -27,6 +28,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 for name in ("API_KEY", "PROJECT", "ENTITY", "RUN_GROUP", "TAGS", "NAME", "NOTES", "JOB_TYPE", "RUN_ID"):
     os.environ.pop(f"WANDB_{name}", None)
 os.environ.pop("PL_GLOBAL_SEED", None)
+# torch 2.14 finds a compiled graph again whatever instructions it was compiled for, and then computes nonsense.
+if isa := os.environ.get("ATEN_CPU_CAPABILITY"):
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(tempfile.gettempdir(), f"torchinductor-{isa}")))
 
 ROOT = Path(__file__).parents[1]
 collect_ignore = [] if (ROOT / "benchmarks").is_dir() else ["benchmarks"]  # a fork may do without
