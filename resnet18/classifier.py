@@ -24,7 +24,7 @@ from resnet18.callbacks.ema import Averaging
 from resnet18.callbacks.predictions import Prediction
 from resnet18.callbacks.training_log import TRAINING_METRICS, TrainingLog
 from resnet18.engine.compilation import compile_in_place
-from resnet18.engine.inputs import check_pixels, check_size, checked_statistics, laid_out, memory_format
+from resnet18.engine.inputs import Interpolation, check_pixels, check_size, checked_statistics, laid_out, memory_format
 from resnet18.engine.loops import total_steps
 from resnet18.engine.module import ResumableModule
 from resnet18.engine.monitoring import check_watched
@@ -53,8 +53,8 @@ class Classifier(ResumableModule):
         optimizer: Takes parameter groups, gives the optimizer. Weight decay is kept off norm layers and biases.
         schedule: Takes the optimizer, gives any torch scheduler, or one of :mod:`resnet18.schedules`. A ``total_steps``
             that is left out is the Trainer's number of optimizer steps.
-        schedule_interval: How often the schedule steps; by default every optimizer step for :mod:`resnet18.schedules`
-            and for torch's ``OneCycleLR`` and ``CyclicLR``, every epoch for torch's others, as each counts.
+        schedule_interval: How often the schedule steps; by default every optimizer step for :mod:`resnet18.schedules`,
+            ``OneCycleLR`` and ``CyclicLR``, every epoch for torch's others, as each counts.
         label_smoothing: Of the training loss, where that is one of the two with a name.
         channels_last: Keep weights and images as N×H×W×C in memory: the same network, faster convolutions. Not done to
             very narrow networks, see :func:`~resnet18.engine.inputs.memory_format`.
@@ -73,6 +73,7 @@ class Classifier(ResumableModule):
         std: Standard deviation of each channel.
         class_names: In the order of the logits.
         input_size: Channels, height and width of the images it is evaluated on.
+        eval_share, interpolation: How they are cut from a photograph, see :func:`~resnet18.data.feeds.decode.centre`.
 
     Raises:
         ValueError: For a count that does not fit another.
@@ -101,6 +102,8 @@ class Classifier(ResumableModule):
         std: Sequence[float],
         class_names: Sequence[str] | None = None,
         input_size: Sequence[int] | None = None,
+        eval_share: float = 1.0,
+        interpolation: Interpolation = "bilinear",
     ) -> None:
         super().__init__()
         if class_names is not None and len(class_names) != num_classes:
@@ -127,6 +130,7 @@ class Classifier(ResumableModule):
         self.num_classes = num_classes
         self.class_names = list(class_names) if class_names else [str(number) for number in range(num_classes)]
         self.input_size = tuple(input_size) if input_size else None
+        self.eval_share, self.interpolation = eval_share, interpolation
         self.mean: Tensor
         self.std: Tensor
         self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1))  # C×1×1
@@ -144,10 +148,8 @@ class Classifier(ResumableModule):
         return metrics
 
     def decide(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Classes and their probabilities, from float32 N×C logits: int64 N and float32 N.
-
-        Where an image may have several classes: bool N×C and float32 N×C.
-        """
+        """Classes and their probabilities of float32 N×C logits: int64 N and float32 N; of several an image bool and
+        float32 N×C."""
         probabilities, classes = logits.softmax(1).max(1)
         return classes, probabilities
 

@@ -16,13 +16,14 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from resnet18 import callbacks, data
 from resnet18.cli.command_inputs import TRAINED, Inputs, take
-from resnet18.cli.config_files import DESCRIBED, leaves, shown
+from resnet18.cli.config_files import leaves, shown
 from resnet18.cli.dry_run import refused_values
 from resnet18.cli.explain import KeyedError, fault
 from resnet18.cli.help import help_page
 from resnet18.cli.parser import Parser, refuse_nulls
 from resnet18.data.base import ImageDataModule
 from resnet18.engine.checkpointing import BestCheckpoint, LastCheckpoint
+from resnet18.engine.inputs import DESCRIBED
 from resnet18.errors import RunError, UsageError
 from resnet18.storage.class_paths import import_object, parameter_names, refuse_foreign_code
 from resnet18.storage.loggers import default_logger
@@ -37,6 +38,7 @@ for _module in (
 
 FIT_ONLY = ("best", "last", "experiment", "init_from", "run_dir")
 WRITES_REPORT = ("fit", "validate", "test")
+VIEW = ("eval_share", "interpolation")  # which a model of one's own may not take
 MAY_CHANGE = tuple(f"data.{name}" for name in ("root", "eval_batch_size", "num_workers", "cache_dir"))  # on resuming
 TRAINER_DEFAULTS = {
     "use_distributed_sampler": False,  # the loaders shard themselves, without padding
@@ -83,11 +85,12 @@ class Arguments(LightningCLI):
         assert isinstance(parser, Parser)
         parser.model_class = self.inputs.model_class
         names = parameter_names(parser.model_class)
-        if missing := [name for name in DESCRIBED if name not in names]:
+        if missing := [name for name in DESCRIBED if name not in names and name not in VIEW]:
             taken = f"model: {parser.model_class.__name__} takes no {' and no '.join(missing)}"
             raise UsageError(f"{taken}; let its __init__ take **kwargs and give them to Classifier's")
         for name in DESCRIBED:
-            parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
+            if name in names:
+                parser.link_arguments(f"data.{name}", f"model.{name}", apply_on="instantiate")
         if "backbone" in names:
             parser.link_arguments("data.num_classes", "model.backbone.init_args.num_classes", apply_on="instantiate")
         parser.link_arguments("seed_everything", "data.init_args.seed", compute_fn=_seed)

@@ -9,9 +9,10 @@ import yaml
 from jsonargparse import ArgumentError
 
 from resnet18.classifier import Classifier
-from resnet18.cli.config_files import DESCRIBED, LINKED, check_file, leaves, read_yaml, shown, without_numbers
+from resnet18.cli.config_files import LINKED, check_file, leaves, read_yaml, shown, without_numbers
 from resnet18.cli.explain import KeyedError, MissingError, explain
 from resnet18.cli.trainer_parts import CALLBACK_OPTIONS, refuse_callbacks
+from resnet18.engine.inputs import DESCRIBED
 from resnet18.errors import RunError, UsageError
 from resnet18.runs import stored_config
 from resnet18.storage.checkpoints import find_checkpoint, read_checkpoint, read_resumable, run_directory
@@ -71,10 +72,11 @@ class Inputs:
     def _unlabelled(self, images: str, eval_share: float) -> dict[str, Any]:
         """Configures prediction of the user's images, prepared like the checkpoint's training images."""
         known = self.checkpoint.get(Classifier.CHECKPOINT_HYPER_PARAMS_KEY, {})
-        names = [name for name in DESCRIBED if name != "num_classes"]
+        names = ("mean", "std", "class_names", "input_size")
         if missing := [name for name in names if not known.get(name)]:
             raise RunError(f"{self.checkpoint_path} does not say its {' and '.join(missing)}, which --images needs")
-        given = {"images": images, "eval_share": eval_share, **{name: known[name] for name in names}}
+        view = {"eval_share": eval_share, "interpolation": "bilinear"}  # in an older checkpoint
+        given = {"images": images, **view, **{name: known[name] for name in DESCRIBED[1:] if name in known}}
         return {"class_path": "resnet18.data.unlabelled.Unlabelled", "init_args": given}
 
     def _find_model_class(self, options: list[str]) -> tuple[type[Classifier], list[str]]:

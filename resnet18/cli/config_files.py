@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
+from resnet18.engine.inputs import DESCRIBED
 from resnet18.errors import UsageError, hint
 
 GROUPS = ("model", "trainer", "best", "last")
@@ -21,7 +22,6 @@ KEYS = (
     *GROUPS,
 )
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")
-DESCRIBED = ("num_classes", "mean", "std", "class_names", "input_size")  # the model's arguments that come from its data
 LINKED = {  # these keys take others' values; jsonargparse would silently drop what is given
     **{f"model.{name}": f"data.{name}" for name in DESCRIBED},
     "model.backbone.num_classes": "data.num_classes",

@@ -19,6 +19,7 @@ from resnet18.data.feeds.feed_module import FeedModule, Images
 from resnet18.data.feeds.files import Files
 from resnet18.data.feeds.resident import ImageTensors
 from resnet18.data.splits import fingerprint, stratified_split
+from resnet18.engine.inputs import Interpolation
 from resnet18.errors import RunError, UsageError, counted
 
 Part = Literal["train", "val", "test"]
@@ -57,6 +58,8 @@ class ImageDataModule(FeedModule):
     mean: Sequence[float]  # of each channel over the training images, with pixels from 0 to 1
     std: Sequence[float]
     input_size: tuple[int, int, int]  # channels, height and width of an evaluation image
+    eval_share = 1.0  # of the shorter side of the photograph that one was cut from
+    interpolation: Interpolation = "bilinear"  # by which that was resized
     has_val = False  # load("val") gives validation images, so that none are cut from the training images
     has_test = True  # load("test") gives test images
     kind: type[Images] = ImageTensors  # the type that load returns

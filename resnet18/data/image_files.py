@@ -20,6 +20,7 @@ from resnet18.data.feeds.cache import DecodedFiles, decode_or_load
 from resnet18.data.feeds.feed_module import Images
 from resnet18.data.feeds.files import Files, Geometry
 from resnet18.data.feeds.resident import ImageTensors
+from resnet18.engine.inputs import Interpolation
 from resnet18.errors import RunError, counted
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # what torchvision's weights expect
@@ -40,6 +41,7 @@ class ImageFiles(ImageDataModule):
         image_size: Side of a training image in pixels.
         eval_size: Side of any other image; by default the same.
         eval_share: How much of an image's shorter side the square in its middle takes, for evaluation.
+        interpolation: How an image is resized for evaluation, and for the resident feed: ``bilinear`` or ``bicubic``.
         first_size: Side of a training image in the first epochs, growing to ``image_size``; streamed feed only.
         growth: Shares of the run's epochs between which it grows.
         channels: 3 for colour, 1 for grey; files of the other kind are converted.
@@ -68,6 +70,7 @@ class ImageFiles(ImageDataModule):
         image_size: AtLeast1 = 128,
         eval_size: AtLeast1 | None = None,
         eval_share: Portion = 1.0,
+        interpolation: Interpolation = "bilinear",
         first_size: AtLeast1 | None = None,
         growth: tuple[Probability, Probability] = (0.75, 0.85),
         channels: Literal[1, 3] = 3,
@@ -84,7 +87,9 @@ class ImageFiles(ImageDataModule):
         std: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
-        self.geometry = Geometry(image_size, eval_size or image_size, eval_share, channels, first_size, growth)
+        evaluated = eval_size or image_size
+        self.geometry = Geometry(image_size, evaluated, eval_share, channels, first_size, growth, interpolation)
+        self.eval_share, self.interpolation = eval_share, interpolation
         self.input_size = (channels, self.geometry.evaluation, self.geometry.evaluation)
         self.mean = mean or (IMAGENET_MEAN if channels == 3 else GREY_MEAN)
         self.std = std or (IMAGENET_STD if channels == 3 else GREY_STD)

@@ -2,13 +2,17 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy
 import torch
 from torch import Tensor, nn
 
 from resnet18.errors import counted
+
+Interpolation = Literal["bilinear", "bicubic"]  # of images that are resized, with antialiasing
+# What a model takes from its data, and a checkpoint carries: enough to treat any photograph as in validation.
+DESCRIBED = ("num_classes", "mean", "std", "class_names", "input_size", "eval_share", "interpolation")
 
 
 def checked_statistics(mean: Sequence[float], std: Sequence[float]) -> tuple[list[float], list[float]]:

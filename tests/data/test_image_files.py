@@ -50,6 +50,7 @@ def test_a_folder_is_trained_tested_and_predicted_on(images: Path, lightning, op
     run = resnet18.load_run("runs/imagefolder/latest")
     assert run.model.class_names == ["a dog", "cat"]
     assert run.model.input_size == (3, 32, 32)
+    assert (run.model.eval_share, run.model.interpolation) == (1.0, "bilinear")
 
 
 STOP = """

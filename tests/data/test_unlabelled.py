@@ -24,7 +24,12 @@ def images(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("options", [(), STREAMED], ids=["resident", "streamed"])
 def test_unlabelled_images_are_predicted_like_test_images(images: Path, lightning, options: tuple[str, ...]) -> None:
-    assert lightning(*TINY, *options, "--data.eval_share", 0.8, "--trainer.max_epochs", 1).status == 0
+    assert (
+        lightning(
+            *TINY, *options, "--data.eval_share", 0.8, "--data.interpolation", "bicubic", "--trainer.max_epochs", 1
+        ).status
+        == 0
+    )
     assert lightning("predict", "--ckpt_path", "runs/imagefolder/latest", "--output", "tested.csv").status == 0
     images.rename(images.with_name("somewhere"))
     predict = ("predict", "--ckpt_path", "runs/imagefolder/latest", "--data.cache_dir", "cache", "--images")

@@ -48,6 +48,8 @@ def test_a_checkpoint_holds_tensors_and_plain_values_only(saved: tuple[Path, Cla
         "std": [0.4],
         "class_names": list("abcdefghij"),
         "input_size": None,
+        "eval_share": 1.0,
+        "interpolation": "bilinear",
     }
 
 

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from resnet18.data.feeds.decode import UnreadableImage, centre_square, decode, scaled_side
+from resnet18.data.feeds.decode import UnreadableImage, centre, decode, scaled_side
 from resnet18.data.feeds.files import Files, Geometry
 from resnet18.errors import RunError
 
@@ -38,6 +38,9 @@ def decode_or_load(files: Files, geometry: Geometry, directory: Path | None, *, 
     """Decodes every file to its evaluation pixels, or maps an earlier result; without ``keep`` drops the pixels."""
     directory = directory or user_cache_path("resnet18")
     kind = ["pixels", geometry.evaluation, geometry.share] if keep else ["names"]
+    kind += (
+        [geometry.interpolation] if keep and geometry.interpolation != "bilinear" else []
+    )  # as before there were two
     group = _digest([FORMAT, str(files.root.resolve()), *kind, geometry.channels])
     path = directory / f"{group}-{_digest(_listing(files))}.pt"
     with suppress(OSError, RuntimeError):  # there is none, or it was cut short
@@ -97,7 +100,8 @@ def _decode(files: Files, geometry: Geometry, keep: bool) -> DecodedFiles:
                 broken[files.names[number]] = str(error)
                 continue
             if store is not None:
-                store[number] = centre_square(image, size, share).permute(1, 2, 0)  # C×S×S to S×S×C
+                square = centre(image, (size, size), share, geometry.interpolation)
+                store[number] = square.permute(1, 2, 0)  # C×S×S to S×S×C
 
     chunks, console = range(0, len(files), CHUNK), Console(stderr=True)
     bar = {"console": console, "transient": True, "disable": not console.is_terminal}

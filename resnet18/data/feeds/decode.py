@@ -8,6 +8,7 @@ eighth of its size: libjpeg does that in the frequency domain, at a fraction of 
 import io
 import re
 import warnings
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,10 @@ import numpy
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
+
+from resnet18.engine.inputs import Interpolation
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jfif")
 PIXEL_LIMIT = 100_000_000  # 0.3 GB decoded; PIL's own limit is near it
@@ -92,11 +96,18 @@ def _decode_any(image: Image.Image, content: bytes, channels: int, at_least: int
     return pixels.view(image.height, image.width, channels).permute(2, 0, 1)
 
 
-def centre_square(image: Tensor, size: int, share: float) -> Tensor:
-    """The evaluation view of an image (uint8 C×H×W): scaled, then the square in its middle, C×size×size."""
-    return F.center_crop(F.resize(image, [scaled_side(size, share)], antialias=True), [size, size])
+def centre(image: Tensor, size: Sequence[int], share: float = 1.0, interpolation: Interpolation = "bilinear") -> Tensor:
+    """The evaluation view of an image (uint8 C×H×W): scaled to cover ``size``, then its middle, C×height×width.
+
+    ``share`` is how much of the shorter side is kept, 0.875 for ImageNet's 224 of 256. For a square it is torchvision's
+    ``resize`` to one number and ``center_crop``, bit for bit.
+    """
+    height, width = image.shape[1:]
+    tall, wide = (scaled_side(side, share) for side in size)
+    shape = (int(wide * height / width), wide) if height * wide >= width * tall else (tall, int(tall * width / height))
+    return F.center_crop(F.resize(image, list(shape), InterpolationMode(interpolation), antialias=True), list(size))
 
 
 def scaled_side(size: int, share: float) -> int:
-    """Shorter side of the image that :func:`centre_square` cuts from; a share of 0.875 is ImageNet's 224 of 256."""
+    """Pixels of which :func:`centre` keeps ``size``."""
     return max(size, round(size / share))

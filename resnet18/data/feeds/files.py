@@ -9,6 +9,7 @@ import numpy
 from torch import Tensor
 
 from resnet18.data.feeds.resident import named
+from resnet18.engine.inputs import Interpolation
 
 STRIDE = 32  # pixels, of the last stage: sizes between its multiples cost as much as the next
 
@@ -39,10 +40,11 @@ class Geometry:
 
     train: int  # side of a training image
     evaluation: int  # side of any other image
-    share: float = 1.0  # of the shorter side, for evaluation: see decode.centre_square
+    share: float = 1.0  # of the shorter side, for evaluation: see decode.centre
     channels: int = 3  # or 1
     first: int | None = None  # side of a training image in the first epochs; by default the same
     growth: Sequence[float] = (0.75, 0.85)  # shares of the run's epochs between which it grows to `train`
+    interpolation: Interpolation = "bilinear"  # for evaluation
 
     def train_size(self, epoch: int, epochs: int) -> int:
         """Side of a training image in an epoch, growing in steps of 32 pixels as in FFCV's ImageNet recipe."""

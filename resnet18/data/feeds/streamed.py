@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from resnet18.data.feeds.augment import RATIO, Augmentation, cutout
-from resnet18.data.feeds.decode import UnreadableImage, centre_square, decode, scaled_side
+from resnet18.data.feeds.decode import UnreadableImage, centre, decode, scaled_side
 from resnet18.data.feeds.files import Files, Geometry
 from resnet18.data.feeds.order import ALONE, Order, Position, Shard
 from resnet18.data.feeds.resident import AUGMENT
@@ -67,7 +67,7 @@ class ImageDecoding(Dataset[Any]):
             # Not torch.manual_seed, which seeds CUDA too, and formats a stack trace where there is none.
             torch.default_generator.manual_seed(draw.seed)
         if plain:
-            image = centre_square(image, draw.size, geometry.share)
+            image = centre(image, (draw.size, draw.size), geometry.share, geometry.interpolation)
         else:
             top, left, height, width = v2.RandomResizedCrop.get_params(image, list(crop), list(RATIO))
             # As torchvision's resized_crop, but in channels-last memory, which the batch has too.

@@ -9,7 +9,7 @@ from conftest import picture, picture_folder
 
 from resnet18.data.feeds import cache
 from resnet18.data.feeds.cache import decode_or_load
-from resnet18.data.feeds.decode import centre_square, decode
+from resnet18.data.feeds.decode import centre, decode
 from resnet18.data.feeds.files import Files, Geometry
 from resnet18.errors import RunError
 
@@ -43,12 +43,16 @@ def undecoded(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 def test_the_pixels_are_those_that_evaluation_sees(
     files: Files, tmp_path: Path, channels: int, size: int, share: float
 ) -> None:
+    cubic = Geometry(size, size, share, channels, interpolation="bicubic")
+    other = decode_or_load(files, cubic, tmp_path / "cache", keep=True)
     decoded = decode_or_load(files, Geometry(size, size, share, channels), tmp_path / "cache", keep=True)
     assert decoded.broken == {}
     assert decoded.store is not None
+    assert other.store is not None
+    assert not torch.equal(other.store, decoded.store)
     assert (decoded.store.shape, decoded.store.dtype) == ((10, size, size, channels), torch.uint8)
     for name, pixels in zip(files.names, decoded.store, strict=True):
-        assert torch.equal(pixels.permute(2, 0, 1), centre_square(decode(files.root / name, channels), size, share))
+        assert torch.equal(pixels.permute(2, 0, 1), centre(decode(files.root / name, channels), (size, size), share))
 
 
 def test_the_second_time_nothing_is_decoded(files: Files, tmp_path: Path, undecoded: list[Path]) -> None:
@@ -83,7 +87,7 @@ def test_a_change_is_noticed_and_the_old_pixels_go(
     assert len(undecoded) == len(names)
     assert decoded.store is not None
     for name, pixels in zip(names, decoded.store, strict=True):
-        assert torch.equal(pixels.permute(2, 0, 1), centre_square(decode(files.root / name), 16, 1.0))
+        assert torch.equal(pixels.permute(2, 0, 1), centre(decode(files.root / name), (16, 16), 1.0))
     assert len(list(place.iterdir())) == 1
 
 

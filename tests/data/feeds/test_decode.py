@@ -7,9 +7,11 @@ import pytest
 import torch
 from conftest import picture
 from PIL import Image
+from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from resnet18.data.feeds.decode import LARGE_FILE, UnreadableImage, centre_square, decode
+from resnet18.data.feeds.decode import LARGE_FILE, UnreadableImage, centre, decode
+from resnet18.engine.inputs import Interpolation
 
 
 def array(image: Image.Image) -> torch.Tensor:
@@ -151,10 +153,21 @@ def test_a_small_photograph_is_not(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(30, 40), (40, 30), (8, 8), (16, 16), (100, 17)])
-@pytest.mark.parametrize("share", [1.0, 0.875])
-def test_the_centre_square_is_torchvisions_resize_and_crop(height: int, width: int, share: float) -> None:
+@pytest.mark.parametrize(("share", "interpolation"), [(1.0, "bilinear"), (0.875, "bilinear"), (0.875, "bicubic")])
+def test_the_centre_square_is_torchvisions_resize_and_crop(
+    height: int, width: int, share: float, interpolation: Interpolation
+) -> None:
     image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8)
-    square = centre_square(image, 16, share)
-    expected = F.center_crop(F.resize(image, [18 if share < 1 else 16], antialias=True), [16, 16])
+    square = centre(image, (16, 16), share, interpolation)
+    resized = F.resize(image, [18 if share < 1 else 16], InterpolationMode(interpolation), antialias=True)
     assert square.shape == (3, 16, 16)
-    assert torch.equal(square, expected)
+    assert torch.equal(square, F.center_crop(resized, [16, 16]))
+
+
+@pytest.mark.parametrize(("height", "width"), [(30, 40), (40, 30), (24, 8), (1, 1), (12, 24)])
+def test_the_centre_of_another_shape_is_covered_by_the_image(height: int, width: int) -> None:
+    image = torch.arange(height, dtype=torch.uint8).view(1, height, 1).repeat(3, 1, width)
+    view = centre(image, (12, 24))
+    assert view.shape == (3, 12, 24)
+    assert view[0, 6].unique().numel() == 1  # rows stay rows
+    assert torch.equal(centre(image, (height, width)), image)

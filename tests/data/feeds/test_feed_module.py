@@ -33,7 +33,7 @@ def prepared(place: Path, *stages: str, **settings: Any) -> ImageFolder:
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_both_feeds_show_the_same_pixels_at_evaluation(place: Path, channels: int) -> None:
-    settings: dict[str, Any] = {"channels": channels, "eval_share": 0.9}
+    settings: dict[str, Any] = {"channels": channels, "eval_share": 0.9, "interpolation": "bicubic"}
     resident = prepared(place, "fit", "test", feed="resident", **settings)
     streamed = prepared(place, "fit", "test", feed="streamed", **settings)
     assert resident.mean == streamed.mean

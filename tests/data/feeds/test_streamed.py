@@ -9,7 +9,7 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from resnet18.data.feeds.augment import Augmentation
-from resnet18.data.feeds.decode import centre_square, decode
+from resnet18.data.feeds.decode import centre, decode
 from resnet18.data.feeds.files import Files, Geometry
 from resnet18.data.feeds.order import Position, Shard
 from resnet18.data.feeds.resident import AUGMENT
@@ -49,7 +49,7 @@ def test_a_batch_is_bytes_in_channels_last_memory_with_the_labels_of_its_images(
     assert (images.shape, images.dtype, labels.dtype) == ((4, 3, 16, 16), torch.uint8, torch.int64)
     assert images.is_contiguous(memory_format=torch.channels_last)
     for image, label in zip(images, labels.tolist(), strict=True):
-        assert torch.equal(image, centre_square(decode(files.root / files.names[label]), 16, 0.875))
+        assert torch.equal(image, centre(decode(files.root / files.names[label]), (16, 16), 0.875))
 
 
 @pytest.mark.parametrize("augmentation", [CROP, EVERYTHING], ids=["crop", "everything"])
@@ -162,7 +162,7 @@ def test_evaluation_sees_every_image_once_over_all_ranks(files: Files, world_siz
             assert labels.tolist() == positions.tolist()
             seen += positions.tolist()
             for image, position in zip(images, positions.tolist(), strict=True):
-                assert torch.equal(image, centre_square(decode(files.root / files.names[position]), 24, 0.875))
+                assert torch.equal(image, centre(decode(files.root / files.names[position]), (24, 24), 0.875))
         assert same(batches, list(loader))
     assert sorted(seen) == list(range(22))
 
