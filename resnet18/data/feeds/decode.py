@@ -87,6 +87,11 @@ def _decode_any(image: Image.Image, content: bytes, channels: int, at_least: int
         raise UnreadableImage(f"{width:,} × {height:,} pixels, {TOO_LARGE}")
     if image.format == "JPEG" and image.size == (width, height) and image.mode in TRUECOLOR:
         return _decode_jpeg(content, channels)
+    return pixels_of(image, channels)
+
+
+def pixels_of(image: Image.Image, channels: int = 3) -> Tensor:
+    """The pixels of an opened image: uint8 C×H×W, as :func:`decode` gives those of its file."""
     image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise UnreadableImage("floating-point pixels, whose range is not known")
