@@ -95,8 +95,8 @@ def duration(seconds: float | None) -> str:
     return f"{seconds / size:.1f} {unit}"
 
 
-def facts(run: Run) -> str:
-    """State, time, network, images, machine and origin."""
+def fact_rows(run: Run) -> dict[str, str]:
+    """State, time, network, images, machine and origin, in plain text; what is not known is left out."""
     seen, origin = run.seen, run.seen.provenance
     model, reason = seen.config.get("model") or {}, seen.status.get("reason")
     git, hardware = origin.get("git") or {}, origin.get("hardware") or {}
@@ -114,10 +114,17 @@ def facts(run: Run) -> str:
         "git": f"{git['sha'][:10]}{dirty}" if git.get("sha") else "",
         "seed": origin.get("seed", ""),
         "started": str(origin.get("started", ""))[:16].replace("T", " "),
+        "command": origin.get("command") or "",
     }
-    readings = {name: isolated(value) for name, value in rows.items() if value not in ("", "–")}
-    cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in readings.items())
-    if command := origin.get("command"):
+    return {name: str(value) for name, value in rows.items() if value not in ("", "–")}
+
+
+def facts(run: Run) -> str:
+    """The :func:`fact_rows`, the command below the others."""
+    rows = fact_rows(run)
+    command = rows.pop("command", None)
+    cells = "".join(f"<div><dt>{name}</dt><dd>{isolated(value)}</dd></div>" for name, value in rows.items())
+    if command:
         cells += f'<div class="wide"><dt>command</dt><dd><code>{text(command)}</code></dd></div>'
     return f'<dl class="facts">{cells}</dl>'
 
