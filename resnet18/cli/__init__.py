@@ -11,7 +11,8 @@ COMMANDS = {
     "report": "write a page on a run, or on several side by side, to open in any browser",
     "seeds": "train a configuration with several seeds: mean, interval, and a paired test against others",
     "sweep": "try the values of a W&B sweep file here, without an account",
+    "export": "write a run's network as an ONNX, torch or safetensors file, with a model card",
     "dashboard": "push a W&B workspace: sections and panels for the runs of a project",
 }
 LIGHTNINGS_OWN = ("fit", "validate", "test", "predict")  # the others are modules of resnet18.commands
-LIGHT = ("runs", "report", "seeds", "sweep", "dashboard")  # they start at once: nothing heavy is imported for them
+LIGHT = ("runs", "report", "seeds", "sweep", "export", "dashboard")  # nothing heavy is imported for their options
