@@ -48,7 +48,7 @@ def run(command: str, arguments: list[str]) -> None:
 
     found = load_run(given.ckpt_path)
     path = given.output or (found.directory or found.checkpoint_path.parent) / f"model{SUFFIXES[kind]}"
-    card = path.with_suffix(".md")
+    card = path.with_name(f"{path.name}.md")
     if not given.overwrite:
         _refuse_foreign(path, card)
     partial, partial_card = (one.with_name(f".{one.name}") for one in (path, card))

@@ -94,6 +94,10 @@ def pets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
+def card_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.md")
+
+
 def lines_of(card: Path) -> str:
     """The Python in a card."""
     found = re.search(r"```python\n(.*?)```", card.read_text(), re.DOTALL)
@@ -103,10 +107,10 @@ def lines_of(card: Path) -> str:
 
 def test_the_lines_of_the_card_need_onnxruntime_alone(made: dict[str, Path], trained: Path, tmp_path: Path) -> None:
     path = made["onnx"]
-    for name in ("model.onnx", "model.md"):
+    for name in ("model.onnx", "model.onnx.md"):
         (tmp_path / name).write_bytes(path.with_name(name).read_bytes())
     picture(7, 61, 45).save(tmp_path / "photo.jpg", "PNG")  # the same pixels for each reader
-    code = lines_of(tmp_path / "model.md") + "import sys\nassert not {'torch', 'resnet18'} & set(sys.modules)\n"
+    code = lines_of(tmp_path / "model.onnx.md") + "import sys\nassert not {'torch', 'resnet18'} & set(sys.modules)\n"
     assert len(code.splitlines()) == 9
     command = [sys.executable, "-I", "-c", code]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -129,7 +133,7 @@ def test_the_lines_of_the_other_cards_run(
     for kind in ("torch", "safetensors"):
         (tmp_path / made[kind].name).write_bytes(made[kind].read_bytes())
         names = {"inputs": run.model.normalize(seen)}
-        exec(lines_of(made[kind].with_suffix(".md")), names)
+        exec(lines_of(card_of(made[kind])), names)
         assert torch.equal(names["logits"].reshape(1, -1), expected)
     assert capsys.readouterr().out.strip() == run.model.class_names[int(expected.argmax())]
 
@@ -173,7 +177,7 @@ def test_each_file_says_what_it_is(made: dict[str, Path], trained: Path) -> None
 def test_no_file_names_a_place_on_this_machine(made: dict[str, Path]) -> None:
     with zipfile.ZipFile(made["torch"]) as archive:
         contents = [archive.read(name) for name in archive.namelist()]
-    contents += [made["onnx"].read_bytes(), *(path.with_suffix(".md").read_bytes() for path in made.values())]
+    contents += [made["onnx"].read_bytes(), *(card_of(path).read_bytes() for path in made.values())]
     for content in contents:
         assert str(ROOT).encode() not in content
         assert sys.prefix.encode() not in content
@@ -188,25 +192,25 @@ def test_it_says_what_was_compared_and_nothing_else(lightning, trained: Path, tm
         f"{path}  {path.stat().st_size / 1e6:.1f} MB, opened again and compared on 64 validation images",
         "as in PyTorch   logits within 0, 64 of 64 classes equal",
         "as in the run   logits within 0, 64 of 64 classes equal",
-        f"card            {path.with_suffix('.md')}",
+        f"card            {card_of(path)}",
         f"use             safetensors.torch.load_model(network, '{path}')",
     ]
     assert not list(copy.glob(".model*"))
     done = lightning("export", "--ckpt_path", copy / "checkpoints" / "last.ckpt", "--output", "last.pt2")
     assert (done.status, done.err) == (0, "")
-    assert "last.ckpt, after 60 optimizer steps on Digits, " in Path("last.md").read_text()
+    assert "last.ckpt, after 60 optimizer steps on Digits, " in Path("last.pt2.md").read_text()
 
 
 def test_a_card_that_was_edited_is_kept(lightning, trained: Path) -> None:
     arguments = ("export", "--ckpt_path", trained, "--output", "model.safetensors")
     for _ in range(2):  # what it has written itself is replaced
         assert lightning(*arguments).status == 0
-    card, file = Path("model.md"), Path("model.safetensors")
+    card, file = Path("model.safetensors.md"), Path("model.safetensors")
     whole, written = card.read_text(), file.stat().st_mtime_ns
     for edited in (whole.replace("## Scores", "## My scores"), whole + "A line more.\n", ""):
         card.write_text(edited)
         done = lightning(*arguments)
-        problem = "--output: model.md is not as this command wrote it; --overwrite replaces it all the same"
+        problem = "--output: model.safetensors.md is not as this command wrote it; --overwrite replaces it all the same"
         assert (done.status, done.err.strip()) == (2, f"lightning export: {problem}")
         assert (card.read_text(), file.stat().st_mtime_ns) == (edited, written)
     card.unlink()
@@ -287,7 +291,7 @@ def test_photographs_go_in_as_they_are(lightning, pets: Path, monkeypatch) -> No
             expected = model(centre(pixels, (24, 24), 0.875)[None])
         found = session.run(None, {"images": pixels.permute(1, 2, 0)[None].numpy()})[0]
         assert numpy.abs(found - expected.numpy()).max() < 1e-4
-    card = Path("run/model.md").read_text()
+    card = Path("run/model.onnx.md").read_text()
     assert r"0 cat, 1 d\_o\*g\|\`\<b\>" in card
     assert "covers 27×27 pixels (bilinear, antialiased" in card
 
@@ -300,8 +304,8 @@ def test_torchvisions_own_network_takes_the_weights(lightning, pets: Path, monke
     model = load_run("run").model
     inputs = model.normalize(torch.zeros(1, 3, 24, 24, dtype=torch.uint8)).contiguous()
     names = {"inputs": inputs}
-    exec(lines_of(Path("weights.md")), names)
-    assert "from torchvision.models import resnet18\n" in Path("weights.md").read_text()
+    exec(lines_of(Path("weights.safetensors.md")), names)
+    assert "from torchvision.models import resnet18\n" in Path("weights.safetensors.md").read_text()
     with torch.no_grad():
         assert torch.allclose(network(inputs), model.backbone(inputs), atol=1e-6)
         assert torch.equal(names["logits"], network(inputs))
@@ -317,7 +321,7 @@ def test_without_its_data_a_run_is_compared_on_other_images(lightning, pets: Pat
     done = lightning("export", "--ckpt_path", run.path, "--output", "model.pt2", "--images", pets / "pictures")
     assert (done.status, done.err) == (0, "")
     assert "compared on 40 images of pictures" in done.out
-    assert "| on 40 images of pictures |" in Path("model.md").read_text()
+    assert "| on 40 images of pictures |" in Path("model.pt2.md").read_text()
 
 
 def test_a_network_of_torchvision_with_several_labels_an_image(lightning) -> None:
@@ -365,7 +369,7 @@ class Tagger(Classifier):
     done = lightning("export", "--ckpt_path", "run")
     assert (done.status, done.err) == (0, "")
     assert "64 of 64 classes equal" in done.out
-    card = Path("run/model.md").read_text()
+    card = Path("run/model.onnx.md").read_text()
     assert "val/accuracy " in card
     assert "top1" not in card
     assert "softmax" not in card
