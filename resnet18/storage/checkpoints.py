@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from resnet18.errors import RunError
 from resnet18.optimization import head_name
-from resnet18.storage.class_paths import import_class, missing_module, refuse_foreign_code
-from resnet18.storage.networks import prepare_stored, refuse_foreign_weights, resize_head
+from resnet18.storage.class_paths import import_class, missing_module, parameter_names, refuse_foreign_code
+from resnet18.storage.networks import make_network, prepare_stored, refuse_foreign_weights, resize_head
 from resnet18.storage.records import BEST, CONFIG, FOLDER, LAST, PREVIOUS
 
 ZIP_START = b"PK\x03\x04"
@@ -139,7 +139,10 @@ def _is_plain(value: Any) -> bool:
 def model_from_checkpoint(
     kind: type[Model], path: Path, given: dict[str, Any], map_location: Any = "cpu", strict: bool = True
 ) -> Model:
-    """The model, of a ``kind`` or a subclass, that a checkpoint describes; ``given`` arguments replace its own."""
+    """The model, of a ``kind`` or a subclass, that a checkpoint describes; ``given`` arguments replace its own.
+
+    A ``backbone`` may be given as the network or as what makes it from ``num_classes``. No optimizer is needed.
+    """
     # Lightning's own load_from_checkpoint calls what a checkpoint names without a check.
     checkpoint = read_checkpoint(path, map_location)
     described = checkpoint.get(kind.CHECKPOINT_HYPER_PARAMS_KEY)
@@ -151,13 +154,22 @@ def model_from_checkpoint(
     parser = ArgumentParser(exit_on_error=False)
     try:
         kind = import_class(class_path, kind) if class_path else kind
+        lacking = {*parameter_names(kind)} - {*described, *given}
+        if "backbone" in lacking:
+            takes_it = "backbone=… takes it, or the class or function that makes it from num_classes"
+            raise RunError(f"{path} does not describe its model: its backbone was an object made in Python; {takes_it}")
+        if "optimizer" in lacking:
+            given = {**given, "optimizer": _no_optimizer}
+        if "backbone" in given:
+            given = {**given, "backbone": make_network(given["backbone"], described.get("num_classes", 0))[0]}
         # As on the command line, arguments may lack a type.
         parser.add_class_arguments(kind, "model", skip=set(given), instantiate=False, fail_untyped=False)
         config = parser.parse_object({"model": described})
     except ArgumentError as error:
         if missing := missing_module(error):
             raise RunError(f"{path}: {missing}") from None
-        raise RunError(f"{path} does not describe its model: {shorten(str(error), 300)}") from None
+        here = "; define it here first, or give it as backbone=…" if "__main__" in str(error) else ""
+        raise RunError(f"{path} does not describe its model: {shorten(str(error), 300)}{here}") from None
     refuse_foreign_code(config, str(path))
     refuse_foreign_weights(config.model.get("backbone"), str(path))
     model = kind(**vars(parser.instantiate(config).model), **given)
@@ -169,6 +181,10 @@ def model_from_checkpoint(
     except RuntimeError as error:
         raise RunError(f"{path} does not fit the model it is for: {str(error).splitlines()[1].strip()}") from None
     return model.to(next((tensor.device for tensor in checkpoint["state_dict"].values()), "cpu"))
+
+
+def _no_optimizer(parameters: Any) -> Any:
+    raise RunError("this model was loaded without an optimizer: load_from_checkpoint(…, optimizer=…) gives it one")
 
 
 def read_weights(source: str) -> dict[str, Tensor]:

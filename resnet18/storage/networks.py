@@ -2,8 +2,10 @@
 
 import contextlib
 import inspect
+import sys
 import sysconfig
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +38,10 @@ def annotate_network(network: Any) -> None:
 
 
 def _is_own(made: Any) -> bool:
-    """Whether a function takes ``num_classes`` and is from a file below the working directory, but not installed."""
+    """Whether a function takes ``num_classes`` and is of this session, or of a file below the working directory that is
+    not installed."""
+    if made.__module__ == "__main__" and not hasattr(sys.modules["__main__"], "__file__"):  # of a notebook, say
+        return "num_classes" in inspect.signature(made).parameters
     file = Path(made.__code__.co_filename).resolve()  # where it was written, not where it was imported
     libraries = [Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")]
     installed = INSTALLED & set(file.parts) or any(file.is_relative_to(library) for library in libraries)
@@ -62,6 +67,37 @@ def takes_num_classes(made: Any) -> Takes:
         return "by name"
     kinds = [parameter.kind for parameter in inspect.signature(made).parameters.values()]
     return "in kwargs" if inspect.Parameter.VAR_KEYWORD in kinds else None
+
+
+def make_network(made: Any, num_classes: int) -> tuple[nn.Module, dict[str, Any] | None]:
+    """A network for so many classes, and its description as a checkpoint of the command line's has it.
+
+    Args:
+        made: The class, function or partial that makes it, or the network itself, which is not described; neither is
+            what can't be imported by its name: a lambda, a class inside a function.
+        num_classes: Given to what takes it; else the last layer is replaced by one of this width.
+
+    Raises:
+        TypeError: For what is and makes no module.
+    """
+    if isinstance(made, nn.Module):
+        return made, None
+    if not callable(made):
+        raise TypeError(f"backbone: expected a network or what makes one, not a {type(made).__name__}")
+    function, given = (made.func, dict(made.keywords)) if isinstance(made, partial) else (made, {})
+    takes = takes_num_classes(function)
+    network = made(num_classes=num_classes) if takes else made()
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"backbone: {made!r} makes a {type(network).__name__}, not a torch.nn.Module")
+    if takes is None:
+        resize_head(network, num_classes)
+    path, names = f"{function.__module__}.{getattr(function, '__qualname__', '')}", parameter_names(function)
+    if import_object(path) is not function or getattr(made, "args", ()):
+        return network, None
+    given |= {"num_classes": num_classes} if takes else {}
+    described = {"init_args": {name: value for name, value in given.items() if name in names}}
+    described["dict_kwargs"] = {name: value for name, value in given.items() if name not in names}
+    return network, {"class_path": path, **{name: part for name, part in described.items() if part}}
 
 
 def prepare_stored(described: dict[str, Any]) -> Takes:

@@ -1,14 +1,18 @@
 """Any network: timm's functions, functions without annotations, and networks for another number of classes."""
 
+import functools
+import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 
-from resnet18 import load_run
+from resnet18 import Classifier, Digits, load_run
 from resnet18.errors import RunError
+from resnet18.storage.networks import make_network
 
 TIMM = """
 from torch import nn
@@ -31,6 +35,9 @@ from torch import nn
 
 def untyped(num_classes, hidden=8):
     return nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, num_classes))
+
+def sized(hidden, num_classes):
+    return untyped(num_classes, hidden)
 
 def behind(hidden=8, **kwargs):
     return untyped(hidden=hidden, **kwargs)
@@ -167,3 +174,71 @@ def test_a_checkpoint_calls_no_unannotated_function(path: str, own) -> None:
     done = own("fit", "--config", "evil.yaml", *FIT[5:-1], "other", "--model.backbone", "mynet.untyped")
     assert done.status == 2, done.err
     assert not Path("called").exists()
+
+
+@pytest.fixture
+def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Networks in a file in the working directory."""
+    (tmp_path / "mynet.py").write_text(NETS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "mynet", raising=False)
+    return importlib.import_module("mynet")
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "described"),
+    [
+        ("Untyped", {}, {"init_args": {"num_classes": 10}}),
+        ("untyped", {"hidden": 4}, {"init_args": {"hidden": 4, "num_classes": 10}}),
+        ("behind", {"hidden": 4}, {"init_args": {"hidden": 4, "num_classes": 10}}),
+        ("unfollowed", {"hidden": 4}, {"dict_kwargs": {"hidden": 4, "num_classes": 10}}),
+        ("Fixed", {"hidden": 4}, {"init_args": {"hidden": 4}}),
+        ("fixed", {}, {}),
+    ],
+)
+def test_a_network_made_in_python_is_described_as_by_the_command_line(
+    name: str, given: dict[str, Any], described: dict[str, Any], nets: Any
+) -> None:
+    made = functools.partial(getattr(nets, name), **given) if given else getattr(nets, name)
+    network, found = make_network(made, 10)
+    assert found == {"class_path": f"mynet.{name}", **described}
+    model = Classifier.for_data(Digits(), made, torch.optim.SGD)
+    described = {key: model.hparams[key] for key in ("backbone", "num_classes", "mean", "std")}
+    torch.save({"hyper_parameters": described, "state_dict": model.state_dict()}, "model.ckpt")
+    back = load_run("model.ckpt").model
+    assert all(torch.equal(one, back.state_dict()[key]) for key, one in model.state_dict().items())
+    assert [one.shape for one in network.parameters()] == [one.shape for one in back.backbone.parameters()]
+
+
+def test_what_can_not_be_named_is_not_described(nets: Any) -> None:
+    class Local(nets.Untyped):
+        pass
+
+    network = nets.Untyped(10)
+    assert make_network(network, 10) == (network, None)
+    for made in (Local, lambda num_classes: nets.Untyped(num_classes), functools.partial(nets.sized, 4)):
+        network, described = make_network(made, 10)
+        assert described is None
+        assert network[-1].out_features == 10  # type: ignore[index]
+
+
+def test_functions_of_a_session_need_no_annotation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nets: Any) -> None:
+    session = type(sys)("__main__")
+    exec("from torch import nn\ndef net(num_classes):\n    return nn.Linear(64, num_classes)", vars(session))
+    exec("def wipe(**kwargs):\n    open('called', 'w')", vars(session))
+    monkeypatch.setitem(sys.modules, "__main__", session)
+    model = Classifier.for_data(Digits(), vars(session)["net"], torch.optim.SGD)
+    described = {key: model.hparams[key] for key in ("backbone", "num_classes", "mean", "std")}
+    assert described["backbone"] == {"class_path": "__main__.net", "init_args": {"num_classes": 10}}
+    content = {"hyper_parameters": described, "state_dict": model.state_dict()}
+    torch.save(content, "model.ckpt")
+    assert load_run("model.ckpt").model.backbone.out_features == 10
+    wiping = {**described, "backbone": {"class_path": "__main__.wipe", "init_args": {}}}
+    torch.save({**content, "hyper_parameters": wiping}, "evil.ckpt")
+    with pytest.raises(RunError, match=r"evil\.ckpt"):
+        _ = load_run("evil.ckpt").model
+    assert not Path("called").exists()
+    del session.net
+    with pytest.raises(RunError, match=r"__main__.*; define it here first, or give it as backbone=…$"):
+        _ = load_run("model.ckpt").model
