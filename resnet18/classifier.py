@@ -221,7 +221,7 @@ class Classifier(ResumableModule):
         return {"val/loss": mode_of(self.val_loss), **modes, **TRAINING_METRICS}
 
     def configure_callbacks(self) -> list[Callback]:
-        return [TrainingLog(), self.averaging] if self.averaging.decay else [TrainingLog()]
+        return [*super().configure_callbacks(), TrainingLog(), *([self.averaging] if self.averaging.decay else [])]
 
     def setup(self, stage: str) -> None:
         super().setup(stage)

@@ -41,7 +41,7 @@ PRIVATE = [
     ("Lightning", "trainer.lightning_module._current_fx_name", "engine/overhead.py"),
     ("Lightning", "trainer.profiler._prepare_filename", "engine/overhead.py"),
     ("Lightning", "launchers._SubprocessScriptLauncher._call_children_scripts", "engine/ranks.py"),
-    ("Lightning", "hyper_parameters._class_path", "storage/checkpoints.py"),
+    ("Lightning", "hyper_parameters._class_path", "engine/module.py", "storage/checkpoints.py"),
     ("Lightning", "hyper_parameters._instantiator", "storage/checkpoints.py"),
     ("W&B", "wandb_logger._experiment", "storage/wandb_start.py"),
     ("W&B", "wandb_logger._offline", "storage/wandb_start.py"),

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from resnet18.engine.loops import at_log_point, batches_done
+from resnet18.engine.stopping import ipython
 from resnet18.errors import written
 
 REDRAW_S = 0.5
@@ -27,7 +28,10 @@ class EpochLines(ProgressBar):
 
     def __init__(self) -> None:
         super().__init__()
-        self.console = Console(file=sys.stdout, highlight=False, markup=False, soft_wrap=True, force_jupyter=False)
+        # A notebook's output passes for a terminal, but keeps what a bar should replace.
+        terminal = False if hasattr(ipython(), "kernel") else None
+        look = {"highlight": False, "markup": False, "soft_wrap": True, "force_jupyter": False}
+        self.console = Console(file=sys.stdout, force_terminal=terminal, **look)
         self._bar: Progress | None = None
         self._drawn = self._epoch_began = 0.0
         self._numbers = ""

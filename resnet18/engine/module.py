@@ -4,12 +4,17 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
+from lightning.pytorch import Callback, LightningDataModule
 
 from resnet18.engine.checkpointing import complete_weights
+from resnet18.engine.inputs import DESCRIBED
 from resnet18.engine.loops import callbacks_of, resume_between_epochs
 from resnet18.engine.overhead import LeanModule
-from resnet18.optimization import drop_total_steps, refresh_lr
+from resnet18.engine.stopping import notebook_stop
+from resnet18.optimization import OptimizerCallable, drop_total_steps, refresh_lr
 from resnet18.storage.checkpoints import CONFIG_KEY, model_from_checkpoint, primitives
+from resnet18.storage.class_paths import import_object, parameter_names
+from resnet18.storage.networks import make_network
 
 
 class ResumableModule(LeanModule):
@@ -18,6 +23,32 @@ class ResumableModule(LeanModule):
     run_config: dict[str, Any] | None = None  # the run's whole configuration, kept in every checkpoint
     in_trainer = False  # whether a Trainer is running it
     in_fit = False  # and whether in ``fit``, validations included
+
+    @classmethod
+    def for_data(cls, data: LightningDataModule, backbone: Any, optimizer: OptimizerCallable, **options: Any) -> Self:
+        """A model for these data: classes, mean, std, input size and the cut from a photograph are taken from them.
+
+            model = Classifier.for_data(data, partial(ResNet, width=16, in_channels=1), partial(AdamW, lr=0.002))
+            lightning.Trainer(max_epochs=3).fit(model, datamodule=data)
+
+        Args:
+            data: A data source.
+            backbone: The class, function or partial that makes the network from ``num_classes``: a checkpoint then
+                describes it. Or the network itself, which ``load_run(…, backbone=…)`` has to be given again.
+            optimizer: Takes parameters, gives the optimizer.
+            options: Other arguments of the class.
+        """
+        names = parameter_names(cls)
+        taken = {name: getattr(data, name) for name in DESCRIBED if name in names and hasattr(data, name)} | options
+        network, described = make_network(backbone, taken.get("num_classes", 0))
+        model = cls(backbone=network, optimizer=optimizer, **taken)
+        path = f"{cls.__module__}.{cls.__qualname__}"
+        noted = {"_class_path": path if import_object(path) is cls else None, "backbone": described}
+        model.hparams.update({name: value for name, value in noted.items() if value})
+        return model
+
+    def configure_callbacks(self) -> list[Callback]:
+        return notebook_stop(self.trainer)
 
     def setup(self, stage: str) -> None:
         self.in_trainer, self.in_fit = True, stage == "fit"

@@ -120,6 +120,35 @@ class SavingStop(GracefulStop, Checkpoint):
     """A Checkpoint, which Lightning calls last: the other callbacks have seen the step that is saved."""
 
 
+class NotebookStop(GracefulStop):
+    """Ends ``Trainer.fit`` after the step in which the kernel is interrupted, as if it were done; Lightning would exit.
+
+    It validates once more, so that the Trainer's own checkpoint is of that step. A second interrupt ends it at once.
+    """
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
+        if self.received and not trainer.should_stop:
+            trainer.should_stop = True
+            where = f"step {trainer.global_step:,}, in epoch {trainer.current_epoch + 1}"
+            print(f"interrupted: the training ends after {where}; the model keeps its weights", flush=True)
+
+    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: the validation is finished."""
+
+    on_train_epoch_end = on_validation_batch_end
+
+
+def notebook_stop(trainer: Trainer) -> list[Callback]:
+    """What a Trainer used in IPython lacks; nothing for one that stops by itself, and on several ranks."""
+    alone = trainer.world_size == 1 and not any(isinstance(one, GracefulStop) for one in loops.callbacks_of(trainer))
+    return [NotebookStop()] if ipython() is not None and alone else []
+
+
+def ipython() -> Any:
+    """The shell of IPython that this process is; None elsewhere. That of a notebook has a ``kernel``."""
+    return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+
+
 @rank_zero_only
 def requeue() -> None:
     """Has SLURM queue this job again, under its old number, and prints the outcome."""

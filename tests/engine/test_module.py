@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import picture_folder
 from test_classifier import make, pixels, tiny, trainer, training
 from torch import nn
 from torch.optim import SGD
 
-from resnet18 import Classifier
-from resnet18.errors import RunError
+from resnet18 import Classifier, Digits, ImageFolder, ResNet
+from resnet18.errors import RunError, UsageError
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:The number of training batches"),
@@ -92,8 +93,51 @@ def test_a_checkpoint_of_another_network_is_an_error_that_names_it(saved: tuple[
 
 
 def test_a_checkpoint_without_its_backbone_is_an_error_that_names_it(saved: tuple[Path, Classifier]) -> None:
-    with pytest.raises(RunError, match=f"{saved[0]} does not describe its model: .*backbone"):
-        Classifier.load_from_checkpoint(saved[0], optimizer=SGD)
+    with pytest.raises(
+        RunError, match=f"{saved[0]} does not describe its model: its backbone .*backbone=… takes it, or"
+    ):
+        Classifier.load_from_checkpoint(saved[0])
+
+
+def test_no_optimizer_is_needed_to_load_a_model(saved: tuple[Path, Classifier]) -> None:
+    images = pixels(5).images.permute(0, 3, 1, 2)
+    for backbone in (tiny(), tiny, partial(tiny, channels=1), lambda num_classes: tiny(num_classes)):
+        back = Classifier.load_from_checkpoint(saved[0], backbone=backbone).eval()
+        assert torch.equal(back(images), saved[1](images))
+    with pytest.raises(RunError, match="loaded without an optimizer"):
+        back.configure_optimizers()
+    with pytest.raises(TypeError, match=r"^backbone: <function .*> makes a list, not a torch\.nn\.Module$"):
+        Classifier.load_from_checkpoint(saved[0], backbone=lambda num_classes: [num_classes])
+    with pytest.raises(TypeError, match=r"^backbone: expected a network or what makes one, not a str$"):
+        Classifier.load_from_checkpoint(saved[0], backbone="resnet18")
+
+
+class Sharp(Classifier):
+    def __init__(self, *args: Any, sharpness: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sharpness = sharpness
+
+
+def test_a_model_takes_what_its_data_know_and_its_checkpoint_describes_it(tmp_path: Path) -> None:
+    data = ImageFolder(str(picture_folder(tmp_path / "train").parent), image_size=16, eval_share=0.8, batch_size=4)
+    backbone, optimizer = partial(ResNet, width=8, in_channels=3), partial(SGD, lr=0.1)
+    model = Sharp.for_data(data, backbone, optimizer, sharpness=2.0, label_smoothing=0.1, interpolation="bicubic")
+    assert {name: getattr(model, name) for name in ("num_classes", "class_names", "input_size", "eval_share")} == {
+        **{"num_classes": 2, "class_names": ["cat", "dog"], "input_size": (3, 16, 16), "eval_share": 0.8}
+    }
+    assert model.interpolation == "bicubic"
+    assert model.mean.flatten().tolist() == pytest.approx(list(data.mean))
+    runner = trainer(max_epochs=1, limit_train_batches=1)
+    runner.fit(model, datamodule=data)
+    runner.save_checkpoint(tmp_path / "model.ckpt", weights_only=False)
+    back = Classifier.load_from_checkpoint(tmp_path / "model.ckpt")
+    assert isinstance(back, Sharp)
+    assert (back.sharpness, back.interpolation, back.eval_share) == (2.0, "bicubic", 0.8)
+    assert all(torch.equal(one, model.state_dict()[name]) for name, one in back.state_dict().items())
+    with pytest.raises(UsageError, match=r"^data: .* has no mean; a source has, for example: mean = \[0\.5\]$"):
+        Classifier.for_data(
+            type("Bare", (Digits,), {"__init__": lambda self: None, "input_size": (1, 8, 8)})(), *[SGD] * 2
+        )
 
 
 @pytest.mark.parametrize("path", ["torch.hub.set_dir", "shutil.rmtree", "builtins.print"])

@@ -4,10 +4,16 @@ import os
 import signal
 from pathlib import Path
 
+import IPython
 import pytest
 from conftest import DROPOUT_NET, DROPOUT_RUN
 from killed_runs import differences
+from lightning.pytorch import Callback
+from python_runs import NET, Stripes, plain_trainer
+from torch.optim import SGD
 
+from resnet18 import Classifier
+from resnet18.engine.stopping import GracefulStop, Interrupted, NotebookStop, notebook_stop
 from resnet18.storage.checkpoints import read_checkpoint
 
 SIGNAL = """
@@ -138,3 +144,36 @@ def test_slurm_is_asked_to_queue_the_job_again(
     assert read_checkpoint(tmp_path / "run" / "checkpoints" / "last.ckpt")["global_step"] == 24
     assert not list((tmp_path / "run").glob("hpc*"))
     assert signal.getsignal(signal.SIGUSR1) == before
+
+
+class Interrupt(Callback):
+    def __init__(self, times: int = 1) -> None:
+        self.times = times
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        if trainer.global_step == 3:
+            for _ in range(self.times):
+                signal.raise_signal(signal.SIGINT)
+
+
+def test_in_ipython_an_interrupt_ends_a_plain_trainer_as_if_it_were_done(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert notebook_stop(plain_trainer()) == []
+    monkeypatch.setattr(IPython, "get_ipython", object)
+    assert [type(one) for one in notebook_stop(plain_trainer())] == [NotebookStop]
+    assert notebook_stop(plain_trainer(callbacks=[GracefulStop()])) == []
+    handler, data = signal.getsignal(signal.SIGINT), Stripes()
+    model = Classifier.for_data(data, NET, SGD)
+    trainer = plain_trainer(max_epochs=9, callbacks=[Interrupt()])
+    trainer.fit(model, datamodule=data)
+    assert trainer.global_step == 4
+    assert trainer.state.finished
+    assert "val/top1" in trainer.callback_metrics  # of the weights that it ends with
+    assert not model.in_trainer
+    assert signal.getsignal(signal.SIGINT) is handler
+    said = "interrupted: the training ends after step 4, in epoch 2; the model keeps its weights\n"
+    assert capsys.readouterr().out == said
+    with pytest.raises(Interrupted):
+        plain_trainer(max_epochs=9, callbacks=[Interrupt(2)]).fit(model, datamodule=data)
+    assert signal.getsignal(signal.SIGINT) is handler
