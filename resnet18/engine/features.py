@@ -1,4 +1,4 @@
-"""What the last layer of a network gets: an image as a vector, of any network."""
+"""What a network makes of an image on its way to the logits, of any network: a vector, and a map."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,3 +17,20 @@ def kept_features(backbone: nn.Module) -> Iterator[list[Tensor]]:
         yield kept
     finally:
         hook.remove()
+
+
+@contextmanager
+def last_map(backbone: nn.Module) -> Iterator[list[Tensor]]:
+    """Keeps the last output of a layer that is a map, N×C×H×W with H and W above 1, of the latest forward pass."""
+    kept: list[Tensor] = []
+
+    def keep(layer: nn.Module, given: object, made: object) -> None:
+        if isinstance(made, Tensor) and made.ndim == 4 and min(made.shape[2:]) > 1:
+            kept[:] = [made]
+
+    hooks = [layer.register_forward_hook(keep) for layer in backbone.modules() if layer is not backbone]
+    try:
+        yield kept
+    finally:
+        for hook in hooks:
+            hook.remove()
