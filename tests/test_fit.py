@@ -217,7 +217,7 @@ def test_a_small_folder_is_logged_every_epoch_and_nothing_is_advised_that_fails(
     assert "top5" not in done.out
     assert "lightning test" not in done.out  # there is no images/test
     rows = resnet18.load_run("runs/imagefolder/latest").metrics
-    assert [row["step"] for row in rows if "train/loss" in row] == [5, 11]
+    assert [row["step"] for row in rows if "train/loss" in row] == [6, 12]
 
 
 @pytest.mark.parametrize("monitor", ["test/top1", "test/loss"])

@@ -1,15 +1,25 @@
 """The way back from a run to its model, its data and its numbers, as a notebook takes it."""
 
+import json
+import os
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot as plt
 import pytest
 import torch
-from conftest import CONFIG, SMALL, picture_folder
+from conftest import CONFIG, SMALL, copied, picture_folder
+from python_runs import NET, Stripes, python_run
+from torch.nn import Identity
 
 import resnet18
 from resnet18.errors import RunError
+from resnet18.storage.records import read_metrics
+
+matplotlib.use("Agg")
 
 SHORT = (*SMALL, "--trainer.max_epochs", "1", "--trainer.logger", "false", "--trainer.limit_train_batches", "2")
 
@@ -148,3 +158,135 @@ def test_data_that_name_foreign_code_are_refused(path: str, tmp_path: Path, trai
             _ = resnet18.load_run(tmp_path / "evil.ckpt", data=options).data
     assert not Path("touched").exists()
     assert torch.hub.get_dir() == hub
+
+
+def test_a_checkpoint_of_a_plain_trainer_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, path = Stripes(("a", "b", "c")), tmp_path / "model.ckpt"
+    run = python_run(path, data)
+    assert (run.data, run.directory, run.metrics, run.evaluations, run.evaluation("val")) == (data, None, [], [], {})
+    assert repr(run) == f"ResNet, 175,947 parameters\n{path}"
+    monkeypatch.chdir(tmp_path)
+    assert repr(run).splitlines()[1] == "model.ckpt"
+    alone = resnet18.load_run("model.ckpt")
+    monkeypatch.chdir("/")
+    assert alone.model.class_names == ["a", "b", "c"]
+    assert len(alone.predict(torch.zeros(2, 3, 16, 16, dtype=torch.uint8))) == 2
+    with pytest.raises(
+        RunError, match=r"model\.ckpt does not describe its data; load_run\(…, data=…\) takes the source$"
+    ):
+        alone.evaluate()
+    with pytest.raises(RunError, match=r"model\.ckpt holds no configuration, so it is not a checkpoint of a run"):
+        _ = alone.config
+    assert list(tmp_path.iterdir()) == [path]  # nothing is kept where there is no run
+
+
+def test_a_network_made_in_python_is_given_again(tmp_path: Path) -> None:
+    path, made = tmp_path / "model.ckpt", NET(num_classes=2)
+    python_run(path, Stripes(), made)
+    with pytest.raises(RunError, match=r"its backbone was an object made in Python; backbone=… takes it, or the class"):
+        _ = resnet18.load_run(path).model
+    assert "its backbone was an object" in repr(resnet18.load_run(path))
+    for backbone in (made, NET, partial(NET, width=8)):
+        back = resnet18.load_run(path, backbone=backbone).model
+        assert all(torch.equal(one, back.backbone.state_dict()[name]) for name, one in made.state_dict().items())
+    with pytest.raises(RunError, match="does not fit the model it is for"):
+        _ = resnet18.load_run(path, backbone=partial(NET, width=9)).model
+    with pytest.raises(RunError, match="does not fit the model it is for"):
+        _ = resnet18.load_run(path, backbone=Identity()).model
+    with pytest.raises(TypeError, match=r"^data: expected options, as a dict, or an ImageDataModule, not a str$"):
+        resnet18.load_run(path, data="digits")  # type: ignore[arg-type]
+
+
+def test_a_run_without_a_checkpoint_can_be_looked_at(trained: Path, tmp_path: Path) -> None:
+    run = copied(trained, tmp_path)
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").mkdir()
+    young = resnet18.load_run(run.parent / "latest")
+    assert len(young.curve("val/top1")[0]) == 3
+    assert len(young.plot()) == 3
+    assert repr(young).startswith(f"digits/{run.name}: finished, epoch 3 of 3, best val/top1 ")
+    for look in (lambda: young.model, lambda: young.predict([]), young.evaluate, lambda: young.config):
+        with pytest.raises(
+            RunError, match=r"holds no checkpoints/best\.ckpt or .* yet; run\.watch\(\) shows how far it is$"
+        ):
+            look()
+    shutil.copy(trained / "checkpoints" / "last.ckpt", run / "checkpoints")
+    assert young.model.num_classes == 10
+    plt.close("all")
+
+
+def test_latest_stays_the_run_that_it_was(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = copied(trained, tmp_path)
+    monkeypatch.chdir(run.parent)
+    loaded = resnet18.load_run("latest")
+    (run.parent / "latest").unlink()
+    (run.parent / "latest").symlink_to("another")
+    monkeypatch.chdir("/")
+    assert loaded.directory == run
+    assert loaded.model.num_classes == 10
+    assert len(loaded.metrics) > 3
+    with pytest.raises(RunError, match="there is no checkpoint or run"):
+        resnet18.load_run(run.parent / "latest")
+
+
+def test_epochs_and_steps_are_counted_as_on_the_screen(trained: Path, tmp_path: Path) -> None:
+    run = resnet18.load_run(trained)
+    assert [(row["epoch"], row["step"]) for row in run.metrics if "val/top1" in row] == [(1, 20), (2, 40), (3, 60)]
+    stored = read_metrics(trained)
+    assert [(row["epoch"] + 1, row["step"] + 1) for row in stored] == [
+        (row["epoch"], row["step"]) for row in run.metrics
+    ]
+    best = [row["best/epoch"] for row in run.metrics if "best/epoch" in row]
+    assert best == [row["best/epoch"] + 1 for row in stored if "best/epoch" in row]
+    assert all(type(row[name]) is int for row in run.metrics for name in ("epoch", "step"))
+    kept = json.loads((trained / "evaluation-val.json").read_text())
+    assert run.evaluation("val") == {**kept, "epoch": kept["epoch"] + 1}
+    assert (run.evaluation("val")["epoch"], run.evaluation("val")["step"]) == (best[-1], 20 * best[-1])
+    assert run.evaluation("test") == {}
+    copy = copied(trained, tmp_path)
+    for epoch in (3, 4):
+        with (copy / "metrics.csv").open("a") as file:
+            file.write(f"{epoch},{20 * epoch + 19}\n")
+    assert resnet18.load_run(copy).metrics[-1]["epoch"] == 5  # read anew each time
+
+
+def test_a_run_says_what_it_is(lightning, trained: Path, tmp_path: Path) -> None:
+    run = resnet18.load_run(trained)
+    state, test, network, place = repr(run).splitlines()
+    best = f"best val/top1 {100 * max(run.curve('val/top1')[1]):.2f} % in epoch {run.evaluation()['epoch']}"
+    assert state == f"digits/{trained.name}: finished, epoch 3 of 3, {best}"
+    assert test == "not tested"
+    assert network == "ResNet, 176,258 parameters"
+    assert place == str(trained)
+    assert f"<bdi>{state}</bdi><br>" in run._repr_html_()
+    assert "<table" in run.metrics._repr_html_()
+    copy = copied(trained, tmp_path)
+    assert lightning("test", "--ckpt_path", copy, "--trainer.logger", "false").status == 0
+    assert repr(resnet18.load_run(copy)).splitlines()[1].startswith("test/loss ")
+    assert resnet18.load_run(copy).evaluations.frame().shape[0] == 1
+    (copy / "config.yaml").write_text("[")
+    assert "can't be read" in repr(resnet18.load_run(copy))
+
+
+SIX_LINES = """
+from resnet18 import load_run
+run = load_run("runs/digits/latest")
+curves = run.plot()
+found = run.evaluate()
+confusion = found.plot_confusion()
+mistakes = found.plot_worst()
+"""
+
+
+def test_curves_confusion_and_mistakes_take_six_lines(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied(trained, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    exec(SIX_LINES, names)
+    assert len(SIX_LINES.strip().splitlines()) == 6
+    assert (len(names["curves"]), len(names["mistakes"])) == (3, 12)
+    assert names["confusion"].get_title("left").endswith(" of 143")
+    plt.close("all")
+    assert os.listdir() == ["runs"]
