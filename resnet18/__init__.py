@@ -7,9 +7,11 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors
+    from resnet18.analysis.activation import class_activation as class_activation
     from resnet18.backbone import ResNet as ResNet
     from resnet18.backbone import resnet18 as resnet18
     from resnet18.classifier import Classifier as Classifier
+    from resnet18.cli.in_process import fit as fit
     from resnet18.data.base import ImageDataModule as ImageDataModule
     from resnet18.data.cifar10 import CIFAR10 as CIFAR10
     from resnet18.data.cifar100 import CIFAR100 as CIFAR100
@@ -37,6 +39,8 @@ _HOMES = {
     "ImageTensors": "data.feeds.resident",
     "Pixels": "data.feeds.resident",  # the earlier name of ImageTensors
     "ResNet": "backbone",
+    "class_activation": "analysis.activation",
+    "fit": "cli.in_process",
     "load_run": "runs",
     "resnet18": "backbone",
 }

@@ -140,9 +140,14 @@ def _ending(error: BaseException) -> tuple[str, str]:
     return DIVERGED if isinstance(error, DivergedError) else FAILED, shorten(str(error), 300)
 
 
+def prepared(arguments: list[str]) -> Fit:
+    """The program of ``lightning fit ARGUMENTS``, with the learning rate that a LearningRateFinder has found."""
+    program = Fit("fit", arguments)
+    if found := program.find_rate():
+        program = Fit("fit", [*arguments, *found], announce=False)
+    return program
+
+
 def run(command: str, arguments: list[str]) -> None:
     """Runs ``lightning fit ARGUMENTS``."""
-    program = Fit(command, arguments)
-    if found := program.find_rate():
-        program = Fit(command, [*arguments, *found], announce=False)
-    program.start()
+    prepared(arguments).start()
