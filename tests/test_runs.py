@@ -97,11 +97,17 @@ def test_images_that_moved_are_found_where_you_say(lightning, tmp_path: Path) ->
         "16",
         "--data.batch_size",
         "4",
+        "--data.eval_share",
+        "0.8",
     )
     config = CONFIG.with_name("imagefolder.yaml")
     done = lightning("fit", "--config", config, *SHORT, *options, "--run_dir", "run")
     assert done.status == 0, done.err
     assert resnet18.load_run("run").data.class_names == ("cat", "dog")
+    checkpoint = torch.load("run/checkpoints/best.ckpt", weights_only=True)
+    del checkpoint["hyper_parameters"]["eval_share"], checkpoint["hyper_parameters"]["interpolation"]
+    torch.save(checkpoint, "older.ckpt")
+    assert resnet18.load_run("older.ckpt").model.eval_share == resnet18.load_run("run").model.eval_share == 0.8
     (tmp_path / "images").rename(tmp_path / "moved")
     with pytest.raises(RunError) as error:
         _ = resnet18.load_run("run").data

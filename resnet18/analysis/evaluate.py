@@ -118,10 +118,10 @@ class Evaluation(Plots):
         """The expected calibration ``error``, and ``bins``: images, mean probability and accuracy of each of 15."""
         return counts(self.labels, self.predicted, self.confidence, self.class_names)["calibration"]
 
-    def images(self, indices: Iterable[int]) -> numpy.ndarray:
-        """Images as the network sees them: uint8 N×C×H×W."""
+    def images(self, indices: Iterable[int]) -> Tensor:
+        """Images as the network sees them, uint8 N×C×H×W, which ``run.predict`` takes."""
         found = [batch[0] for batch in _batches(self.run.data, self.part, [int(one) for one in indices])]
-        return torch.cat(found).cpu().numpy() if found else numpy.zeros((0, 1, 1, 1), numpy.uint8)
+        return torch.cat(found).cpu() if found else torch.zeros(0, 1, 1, 1, dtype=torch.uint8)
 
     def embeddings(self) -> numpy.ndarray:
         """What the network's last layer gets of each image: float32 N×D; computed once."""
@@ -227,7 +227,7 @@ def _share_with_report(found: Evaluation, directory: Path) -> None:
     for one, image in zip(chosen, found.images(chosen), strict=True):
         said = {"image": found.ids[one], "true": int(found.labels[one]), "predicted": int(found.predicted[one])}
         said["probability"] = round(float(found.confidence[one]), 6)
-        mistakes.append((said, *encoded(torch.from_numpy(image))))
+        mistakes.append((said, *encoded(image)))
     how = {"date": time.strftime("%Y-%m-%dT%H:%M:%S%z"), **found.facts, "flip_tta": False}
     how |= counts(found.labels, found.predicted, found.confidence, found.class_names)
     write_evaluation(directory, found.part, how, mistakes)

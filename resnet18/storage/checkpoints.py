@@ -155,6 +155,9 @@ def model_from_checkpoint(
     try:
         kind = import_class(class_path, kind) if class_path else kind
         lacking = {*parameter_names(kind)} - {*described, *given}
+        source = (checkpoint.get(CONFIG_KEY) or {}).get("data") or {}
+        if "eval_share" in lacking and (share := (source.get("init_args") or {}).get("eval_share")):
+            described["eval_share"] = share  # of an older checkpoint, which has it there alone
         if "backbone" in lacking:
             takes_it = "backbone=… takes it, or the class or function that makes it from num_classes"
             raise RunError(f"{path} does not describe its model: its backbone was an object made in Python; {takes_it}")

@@ -187,7 +187,7 @@ def test_its_images_and_embeddings_are_the_networks(scored: tuple[Path, Evaluati
     model, data = found.run.model, found.run.data
     data.setup("validate")
     images = data.val.images.permute(0, 3, 1, 2)
-    assert numpy.array_equal(found.images([7, 0]), images[[7, 0]].numpy())
+    assert torch.equal(found.images([7, 0]), images[[7, 0]])
     assert len(found.images([])) == 0
     with torch.no_grad():
         expected = model.backbone.embed(model.normalize(images))
@@ -213,7 +213,7 @@ def test_streamed_images_are_evaluated_too(tmp_path: Path) -> None:
     data = ImageFolder(str(tmp_path), image_size=16, feed="streamed", num_workers=0, batch_size=4, val_share=0.5)
     found = python_run(tmp_path / "model.ckpt", data, NET).evaluate()
     whole = torch.cat([images for images, *_ in data.val_dataloader()])
-    assert numpy.array_equal(found.images([3, 1]), whole[[3, 1]].numpy())
+    assert torch.equal(found.images([3, 1]), whole[[3, 1]])
     assert found.ids == list(data.image_ids("val"))
     assert found.embeddings().shape == (6, 64)
 

@@ -89,7 +89,7 @@ def test_the_worst_and_the_suspects(found: Evaluation) -> None:
         name, *_, share = one.get_title("center").split("\n")
         assert name == plain(row["true"], 17)
         assert share == f"{100 * row['probability']:.0f} %"
-        assert numpy.array_equal(one.images[0].get_array(), found.images([row["index"]])[0].transpose(1, 2, 0))
+        assert numpy.array_equal(one.images[0].get_array(), found.images([row["index"]])[0].permute(1, 2, 0))
     colours = {one.title.get_color() for one, row in zip(axes, rows, strict=True) if row["true"] != row["predicted"]}
     assert len(colours) == 1
     suspects = found.suspects(8)
