@@ -22,6 +22,8 @@ def pyplot() -> Any:
         import matplotlib.pyplot
     except ImportError:
         raise RunError("plots need matplotlib: pip install 'resnet18[notebooks]'") from None
+    # Loads the backend: a notebook's switches on that figures are shown, which the end of a style would undo.
+    matplotlib.pyplot.draw_if_interactive()
     return matplotlib.pyplot
 
 
@@ -158,8 +160,9 @@ class Plots:
         for label, colour in zip(ranked, COLOURS, strict=False):
             own = points[self.labels == label]
             axes.scatter(*own.T, 18, colour, linewidth=0)
-            box = {"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1}
-            axes.text(*numpy.median(own, 0), plain(self.class_names[label]), color=colour, weight="bold", bbox=box)
+            look = {"color": colour, "size": 13, "weight": "bold", "ha": "center", "va": "center"}
+            box = {"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 2}
+            axes.text(*numpy.median(own, 0), plain(self.class_names[label]), **look, bbox=box)
         axes.scatter(*points[wrong].T, 80, facecolor="none", edgecolor="black", linewidth=0.8)
         few = f"\nin colour the {len(COLOURS)} classes with most errors" if len(ranked) > len(COLOURS) else ""
         axes.set(title=f"Embeddings of the {self.part} images, errors circled{few}", xticks=[], yticks=[])
