@@ -15,7 +15,7 @@ from nbformat import NotebookNode
 
 NOTEBOOKS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
 MAX_BYTES = 300_000
-DRAWS = re.compile(r"plt\.show\(\)|\.plot(_\w+)?\(|\.watch\(")
+DRAWS = re.compile(r"plt\.show\(\)|\.plot_\w+\(|^run\S*\.(plot|watch)\(", re.MULTILINE)
 ABSOLUTE = re.compile(r"(?<![\w.~])/(?:home|root|Users|tmp|var|work|opt|usr|mnt|private|content)/|\b[A-Za-z]:\\")
 
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
