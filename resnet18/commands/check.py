@@ -25,6 +25,7 @@ from resnet18.commands.one_device import OneDevice
 from resnet18.errors import RunError, counted
 from resnet18.report.contact_sheet import contact_sheet
 from resnet18.storage.checkpoints import load_pretrained
+from resnet18.storage.tables import check_place
 
 BATCHES = 4  # whose mean is the loss at the start
 IMAGES = 32  # of each batch at most, so that a CPU is done in seconds
@@ -43,7 +44,7 @@ class Check(OneDevice):
     def start(self) -> None:
         """Checks, prints, and writes the picture; RunError, in the end, if anything was wrong."""
         began, data = time.monotonic(), self.datamodule
-        self.picture = self._output()
+        self.picture = check_place(self.config.output)
         self.console = Console(highlight=False, markup=False, force_jupyter=False)
         if not self.console.is_terminal:
             self.console.width = 1000  # a line each, for grep
