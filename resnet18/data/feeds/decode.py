@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
@@ -92,12 +92,14 @@ def _decode_any(image: Image.Image, content: bytes, channels: int, at_least: int
 
 def pixels_of(image: Image.Image, channels: int = 3) -> Tensor:
     """The pixels of an opened image: uint8 C×H×W, as :func:`decode` gives those of its file."""
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else it would be copied, at 4 bytes a pixel
+        image = ImageOps.exif_transpose(image)
     if image.mode == "F":
         raise UnreadableImage("floating-point pixels, whose range is not known")
     if image.mode.startswith("I"):  # PIL would cut values off at 255 instead of scaling them
         image = Image.fromarray((numpy.asarray(image).clip(0, 65535) >> 8).astype(numpy.uint8))
-    pixels = torch.from_numpy(numpy.array(image.convert("RGB" if channels == 3 else "L")))  # H×W×3 or H×W
+    mode = "RGB" if channels == 3 else "L"
+    pixels = torch.from_numpy(numpy.array(image if image.mode == mode else image.convert(mode)))  # H×W×3 or H×W
     return pixels.view(image.height, image.width, channels).permute(2, 0, 1)
 
 
@@ -105,11 +107,13 @@ def centre(image: Tensor, size: Sequence[int], share: float = 1.0, interpolation
     """The evaluation view of an image (uint8 C×H×W): scaled to cover ``size``, then its middle, C×height×width.
 
     ``share`` is how much of the shorter side is kept, 0.875 for ImageNet's 224 of 256. For a square it is torchvision's
-    ``resize`` to one number and ``center_crop``, bit for bit.
+    ``resize`` to one number and ``center_crop``, bit for bit. A strip that is far too narrow is an UnreadableImage.
     """
     height, width = image.shape[1:]
     tall, wide = (scaled_side(side, share) for side in size)
     shape = (int(wide * height / width), wide) if height * wide >= width * tall else (tall, int(tall * width / height))
+    if shape[0] * shape[1] > PIXEL_LIMIT:
+        raise UnreadableImage(f"{width:,} × {height:,} pixels: covering {size[1]} × {size[0]} it is {TOO_LARGE}")
     return F.center_crop(F.resize(image, list(shape), InterpolationMode(interpolation), antialias=True), list(size))
 
 

@@ -14,7 +14,7 @@ from resnet18.data.feeds.augment import Augmentation
 from resnet18.data.feeds.files import Files, Geometry
 from resnet18.data.feeds.order import Order, Position, Shard
 from resnet18.data.feeds.resident import EvaluationLoader, ImageTensors, TrainLoader
-from resnet18.data.feeds.streamed import StreamedEvaluationLoader, StreamedTrainLoader
+from resnet18.data.feeds.streamed import StreamedEvaluationLoader, StreamedLoader, StreamedTrainLoader
 from resnet18.engine.loops import limited_batches, position, refuse_other_batches
 from resnet18.errors import RunError, counted
 
@@ -37,7 +37,7 @@ class FeedModule(LightningDataModule, ABC):
         self.test: Images | None = None
         self.saved_epoch: dict[str, int] = {}  # epoch_size of the checkpoint that is resumed
         self._moved: tuple[Tensor, Tensor] | None = None
-        self._streams: WeakSet[StreamedTrainLoader | StreamedEvaluationLoader] = WeakSet()
+        self._streams: WeakSet[StreamedLoader] = WeakSet()
 
     @property
     @abstractmethod
@@ -102,11 +102,15 @@ class FeedModule(LightningDataModule, ABC):
             raise RunError(f"data: {count} to score can't be shared out over {shard.world_size} ranks")
         if isinstance(images, ImageTensors):
             return EvaluationLoader(self._resident(images), self.eval_batch_size, shard=shard)
-        loader = StreamedEvaluationLoader(
-            images, self.eval_batch_size, self.geometry, num_workers=self.workers(), shard=shard
-        )
+        loader = self.stream(images, shard)
         self._streams.add(loader)
         return loader
+
+    def stream(self, images: Files, shard: Shard) -> StreamedLoader:
+        """The streamed feed's loader for images that are scored or predicted."""
+        return StreamedEvaluationLoader(
+            images, self.eval_batch_size, self.geometry, num_workers=self.workers(), shard=shard
+        )
 
     def workers(self) -> int:
         """How many processes decode for the streamed feed."""

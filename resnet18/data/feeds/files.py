@@ -1,9 +1,10 @@
 """Lists of labelled image files, and the sizes they are scaled to."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy
 from torch import Tensor
@@ -12,6 +13,19 @@ from resnet18.data.feeds.resident import named
 from resnet18.engine.inputs import Interpolation
 
 STRIDE = 32  # pixels, of the last stage: sizes between its multiples cost as much as the next
+
+
+class Names(Sequence[str]):
+    """N paths in an array of bytes: counting references to a list of strings would copy its pages into each worker."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self.encoded = numpy.array([os.fsencode(name) for name in names])
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def __getitem__(self, number: Any) -> Any:
+        return os.fsdecode(self.encoded[number])
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,9 @@ number), and the order of (seed, epoch): neither depends on the workers.
 
 import gc
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
-import numpy
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -19,7 +17,7 @@ from torchvision.transforms import v2
 
 from resnet18.data.feeds.augment import RATIO, Augmentation, cutout
 from resnet18.data.feeds.decode import UnreadableImage, centre, decode, scaled_side
-from resnet18.data.feeds.files import Files, Geometry
+from resnet18.data.feeds.files import Files, Geometry, Names
 from resnet18.data.feeds.order import ALONE, Order, Position, Shard
 from resnet18.data.feeds.resident import AUGMENT
 from resnet18.engine.overhead import end_workers
@@ -40,8 +38,7 @@ class ImageDecoding(Dataset[Any]):
 
     def __init__(self, files: Files, geometry: Geometry, augmentation: Augmentation) -> None:
         self.root, self.labels, self.geometry, self.augmentation = files.root, files.labels, geometry, augmentation
-        # One array of bytes: counting references to a list of strings would copy its pages into every worker.
-        self.names = numpy.array([os.fsencode(name) for name in files.names])
+        self.names = Names(files.names)
         self.transforms = _transforms(augmentation)
         smallest = math.sqrt(augmentation.crop[0] * RATIO[0]) if augmentation.crop else 1.0
         self.enough_to_crop = math.ceil(geometry.train / smallest)  # the smallest part still has all its pixels then
@@ -56,7 +53,7 @@ class ImageDecoding(Dataset[Any]):
         return images.permute(0, 3, 1, 2), self.labels[[draw.number for draw in draws]]
 
     def _image(self, draw: Draw) -> Tensor:
-        path, geometry, crop = self.root / os.fsdecode(self.names[draw.number]), self.geometry, self.augmentation.crop
+        path, geometry, crop = self.root / self.names[draw.number], self.geometry, self.augmentation.crop
         plain = draw.seed is None or crop is None
         enough = scaled_side(draw.size, geometry.share) if plain else self.enough_to_crop
         try:
@@ -121,10 +118,10 @@ class _TrainDraws:
             yield [Draw(number, size, mix(self.order.seed, AUGMENT, epoch, number)) for number in batch.tolist()]
 
 
-class _StreamedLoader:
-    """Batches of draws, decoded by workers that live through all passes, or by this process."""
+class StreamedLoader:
+    """Batches decoded by workers that live through all passes, or by this process."""
 
-    def __init__(self, dataset: ImageDecoding, draws: Any, num_workers: int, shard: Shard) -> None:
+    def __init__(self, dataset: Dataset[Any], draws: Any, num_workers: int, shard: Shard) -> None:
         self.batches = DataLoader(
             dataset,
             batch_sampler=draws,
@@ -139,7 +136,7 @@ class _StreamedLoader:
     def __len__(self) -> int:
         return len(self.batches)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+    def __iter__(self) -> Iterator[tuple[Any, ...]]:
         try:
             yield from self.batches
         except RunError as error:
@@ -152,7 +149,7 @@ class _StreamedLoader:
         end_workers(self.batches)
 
 
-class StreamedTrainLoader(_StreamedLoader):
+class StreamedTrainLoader(StreamedLoader):
     """Shuffled, augmented training batches: (uint8 B×C×S×S in channels-last memory, B targets), on the CPU."""
 
     def __init__(
@@ -172,7 +169,7 @@ class StreamedTrainLoader(_StreamedLoader):
         super().__init__(ImageDecoding(files, geometry, augmentation), draws, num_workers, shard)
 
 
-class StreamedEvaluationLoader(_StreamedLoader):
+class StreamedEvaluationLoader(StreamedLoader):
     """Every image exactly once over all ranks, in order: (uint8 B×C×S×S, B targets, int64 B positions)."""
 
     def __init__(
