@@ -33,7 +33,8 @@ class EpochLines(ProgressBar):
         look = {"highlight": False, "markup": False, "soft_wrap": True, "force_jupyter": False}
         self.console = Console(file=sys.stdout, force_terminal=terminal, **look)
         self._bar: Progress | None = None
-        self._drawn = self._epoch_began = 0.0
+        self._images = 0  # scored or predicted, on all ranks
+        self._drawn = self._began = self._epoch_began = 0.0
         self._numbers = ""
         # Metrics measured before the epoch; a new measurement is another tensor.
         self._before: dict[str, Tensor] = {}
@@ -48,6 +49,7 @@ class EpochLines(ProgressBar):
         self.console.print(*args, **kwargs)
 
     def _open(self, total: float, done: int = 0) -> None:
+        self._images, self._began = 0, time.monotonic()
         if self.console.quiet or not self.console.is_terminal or total == float("inf"):
             return
         self._bar = Progress(
@@ -109,7 +111,10 @@ class EpochLines(ProgressBar):
     def on_test_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: Any, **__: Any
     ) -> None:
-        self._draw(batch_idx + 1, trainer.state.fn or "")  # test or predict
+        self._images += len(batch[0]) * trainer.world_size
+        rate = self._images / (time.monotonic() - self._began)
+        self._numbers = f"{self._images:,} images  {rate:,.0f} images/s"
+        self._draw(batch_idx + 1, trainer.state.fn.value if trainer.state.fn else "")  # test or predict
 
     on_predict_batch_end = on_test_batch_end
     on_test_end = on_predict_end = on_exception = on_train_end

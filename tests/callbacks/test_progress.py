@@ -1,13 +1,22 @@
 """The bar on a terminal, and plain lines everywhere else."""
 
+import io
 import os
 import pty
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from conftest import CONFIG, DROPOUT_NET, DROPOUT_RUN, SMALL
+from lightning.pytorch import LightningModule, Trainer
+from rich.console import Console
+from torch.utils.data import DataLoader, TensorDataset
+
+from resnet18.callbacks import progress
+from resnet18.callbacks.progress import EpochLines
 
 MINE = """
 from lightning.pytorch import Callback
@@ -57,6 +66,24 @@ def test_a_file_gets_a_line_an_epoch(lightning) -> None:
     assert "\r" not in done.out
     assert "━" not in done.out
     assert len(re.findall(r"(?m)^epoch \d/2  ", done.out)) == 2
+
+
+class Labels(LightningModule):
+    def predict_step(self, batch: list[torch.Tensor], batch_idx: int) -> None:
+        return None
+
+
+def test_a_prediction_on_a_terminal_has_a_bar_with_images_and_their_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "REDRAW_S", 0.0)
+    bar, drawn = EpochLines(), io.StringIO()
+    bar.console = Console(file=drawn, force_terminal=True, width=80)
+    quiet: dict[str, Any] = dict.fromkeys(("logger", "enable_checkpointing"), False)
+    loader = DataLoader(TensorDataset(torch.zeros(1200, 2)), 500)
+    Trainer(accelerator="cpu", callbacks=[bar], **quiet).predict(Labels(), loader, return_predictions=False)
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn.getvalue()))
+    for batch, images in enumerate(("500", "1,000", "1,200"), start=1):
+        assert any(re.match(rf"predict .* {batch}/3 .* {images} images  [\d,]+ images/s", line) for line in lines)
+    assert max(map(len, lines)) <= 80
 
 
 LOSS, TOP1, TOP5 = r"loss \d\.\d{4}", r"val/top1 \d+\.\d\d %", r"val/top5 \d+\.\d\d %"
