@@ -49,17 +49,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # there takes the place of a library.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
-    return (_run_light if command in LIGHT else _run)(program, command, arguments)
+    try:
+        status = (_run_light if command in LIGHT else _run)(program, command, arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the process's end
+        return 128 + signal.SIGPIPE
+    return status
 
 
 def _run_light(program: str, command: str, arguments: list[str]) -> int:
     try:
         module = "run_list" if command == "runs" else command  # resnet18.runs is something else
         importlib.import_module(f"resnet18.commands.{module}").run(command, arguments)
-        sys.stdout.flush()
-    except BrokenPipeError:  # `| head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at the process's end
-        return 128 + signal.SIGPIPE
     except (UsageError, RunError) as error:
         print(f"{program} {command}: {error}", file=sys.stderr)
         return 2 if isinstance(error, UsageError) else 1
@@ -77,8 +79,8 @@ def _run(program: str, command: str, arguments: list[str]) -> int:
     from resnet18.engine.ranks import rank_prefix
     from resnet18.engine.stopping import Interrupted, requeue
 
-    own = f"resnet18.commands.{command}" if command not in LIGHTNINGS_OWN else ""
-    cli = importlib.import_module(own or f"resnet18.cli.{'fitting' if command == 'fit' else 'program'}")
+    own = LIGHTNINGS_OWN.get(command)
+    cli = importlib.import_module(f"resnet18.cli.{own}" if own else f"resnet18.commands.{command}")
     name = f"{program} {command}"
     try:
         cli.run(command, arguments)

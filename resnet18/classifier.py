@@ -182,7 +182,7 @@ class Classifier(ResumableModule):
 
     def predict_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Prediction:
         images, _, positions = batch
-        return Prediction(positions, *self.decide(self._evaluated(images)))
+        return Prediction(positions, *self.decide(logits := self._evaluated(images)), logits)
 
     def _score(self, batch: tuple[Tensor, ...], loss: MeanLoss, scores: MetricCollection) -> Tensor:
         images, targets = batch[:2]

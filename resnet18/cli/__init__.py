@@ -4,7 +4,7 @@ COMMANDS = {
     "fit": "train, into a directory of its own under runs/; with --ckpt_path, resume a run",
     "validate": "score a checkpoint on the validation images",
     "test": "score a checkpoint on the test images",
-    "predict": "write a checkpoint's predictions for the test images, or for --images, to a CSV file",
+    "predict": "write a checkpoint's predictions for the test images, or for --images, as a table",
     "check": "look for mistakes before training: data, loss at the start, overfit one batch",
     "bench": "measure a configuration on this machine: the feed, the bare loop and the Trainer side by side",
     "runs": "list the runs of an experiment: what differs, state, best and test scores",
@@ -14,5 +14,6 @@ COMMANDS = {
     "export": "write a run's network as an ONNX, torch or safetensors file, with a model card",
     "dashboard": "push a W&B workspace: sections and panels for the runs of a project",
 }
-LIGHTNINGS_OWN = ("fit", "validate", "test", "predict")  # the others are modules of resnet18.commands
+# Lightning's own, with their modules here; the others are modules of resnet18.commands.
+LIGHTNINGS_OWN = {"fit": "fitting", "validate": "program", "test": "program", "predict": "predicting"}
 LIGHT = ("runs", "report", "seeds", "sweep", "export", "dashboard")  # nothing heavy is imported for their options

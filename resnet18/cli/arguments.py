@@ -15,13 +15,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
 from resnet18 import callbacks, data
-from resnet18.cli.command_inputs import TRAINED, Inputs, take
+from resnet18.cli.command_inputs import OUTPUT, TRAINED, Inputs, take
 from resnet18.cli.config_files import leaves, shown
 from resnet18.cli.dry_run import refused_values
 from resnet18.cli.explain import KeyedError, fault
 from resnet18.cli.help import help_page
 from resnet18.cli.parser import Parser, refuse_nulls
-from resnet18.data.base import ImageDataModule
+from resnet18.data.base import AtLeast1, ImageDataModule
 from resnet18.engine.checkpointing import BestCheckpoint, LastCheckpoint
 from resnet18.engine.inputs import DESCRIBED
 from resnet18.errors import RunError, UsageError
@@ -113,8 +113,10 @@ class Arguments(LightningCLI):
             for name in FIT_ONLY:  # a run's config.yaml has them, and every command reads it
                 add(f"--{name}", type=Any, help=argparse.SUPPRESS)
         if self.command == "predict":
-            add("--output", type=str, default="predictions.csv", help="The CSV file to write.")
-            add("--images", type=str | None, help="An image or a directory; else the run's test images.")
+            add("--images", type=Any, help="Images, directories, quoted patterns; else the run's test images.")
+            add("--output", type=str, default=OUTPUT, help="The .csv, .jsonl or .parquet to write; - is stdout.")
+            add("--topk", type=AtLeast1, default=1, help="How many classes to write of each image.")
+            add("--embeddings", type=bool, default=False, help="Write what the last layer gets of each image.")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         if {"-h", "--help", "--help=all"} & set(args):
@@ -157,7 +159,8 @@ class Arguments(LightningCLI):
         ]
         decided = groups[:3]
         if self.command != "fit":
-            changed = [name for name in changed if not name.startswith(("trainer.logger", "trainer.callbacks"))]
+            other = ("trainer.logger", "trainer.callbacks", *(["data."] if self.inputs.images else []))  # not the run's
+            changed = [name for name in changed if not name.startswith(other)]
             decided = ("model.",)
         self.overrides = {name: now.get(name) for name in changed}
         changes = {name: f"{name}: {before.get(name)} → {now.get(name)}" for name in changed}

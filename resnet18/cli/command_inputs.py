@@ -1,6 +1,7 @@
 """A command's configuration files, options and checkpoint, before parsing."""
 
 import argparse
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,18 @@ from jsonargparse import ArgumentError
 from resnet18.classifier import Classifier
 from resnet18.cli.config_files import LINKED, check_file, leaves, read_yaml, shown, without_numbers
 from resnet18.cli.explain import KeyedError, MissingError, explain
-from resnet18.cli.trainer_parts import CALLBACK_OPTIONS, refuse_callbacks
+from resnet18.cli.trainer_parts import CALLBACK_OPTIONS, as_list, refuse_callbacks
 from resnet18.engine.inputs import DESCRIBED
 from resnet18.errors import RunError, UsageError
 from resnet18.runs import stored_config
 from resnet18.storage.checkpoints import find_checkpoint, read_checkpoint, read_resumable, run_directory
 from resnet18.storage.class_paths import current_paths, import_class
 from resnet18.storage.networks import annotate_network
+from resnet18.storage.tables import check_output
 
 TRAINED = ("validate", "test", "predict")  # the commands that need a checkpoint
-ONLY_SHOWN = ("-h", "--help", "--print_config")  # nothing is run
+OUTPUT = "predictions.csv"
+ONLY_SHOWN = ("-h", "--help", "--print_config")
 
 
 class Inputs:
@@ -39,7 +42,16 @@ class Inputs:
                 raise UsageError(f"{option} can't be given; it is taken from {source}")
         self.checkpoint_path: Path | None = None
         self.checkpoint: dict[str, Any] = {}
-        self.stored = self._read_checkpoint(take(options, "--images")[0])
+        self.output, self.images = OUTPUT, list[str]()
+        if command == "predict":
+            self.output = str([OUTPUT, *self._values("output")][-1])
+            if not self.only_shows:
+                check_output(self.output)  # before anything is loaded
+            self.images, options = take(options, "--images", many=True)
+            self.images = self.images or [str(image) for image in as_list([None, *self._values("images")][-1])]
+            # Read here alone: jsonargparse takes a millisecond to check each text of a list.
+            options += [f"--images={json.dumps(self.images)}"] if self.images else []
+        self.stored = self._read_checkpoint()
         self.model_class, options = self._find_model_class(options)
         contents = [_as_parsed(content) for content in (self.stored, *(one for _, one in self.files)) if content]
         self.stored = contents[0] if self.stored else None
@@ -48,12 +60,20 @@ class Inputs:
             annotate_network(network)
         self.to_parse = [*(f"--config={yaml.safe_dump(content)}" for content in contents), *options]
 
-    def _read_checkpoint(self, images: list[str]) -> dict[str, Any] | None:
+    @property
+    def only_shows(self) -> bool:
+        """Whether nothing is run."""
+        return any(argument.startswith(ONLY_SHOWN) for argument in self.arguments)
+
+    def _values(self, name: str) -> list[Any]:
+        """All values that files and then the command line give an option; the last one counts."""
+        return [content[name] for _, content in self.files if content.get(name)] + take(self.arguments, f"--{name}")[0]
+
+    def _read_checkpoint(self) -> dict[str, Any] | None:
         """Reads the last checkpoint named; returns the part of its configuration that the command uses."""
-        places = [content["ckpt_path"] for _, content in self.files if content.get("ckpt_path")]
-        places += take(self.arguments, "--ckpt_path")[0]
+        places = self._values("ckpt_path")
         if not places:
-            if self.command in TRAINED and not any(argument.startswith(ONLY_SHOWN) for argument in self.arguments):
+            if self.command in TRAINED and not self.only_shows:
                 usage = f"lightning {self.command} --ckpt_path RUN_OR_CHECKPOINT"
                 raise UsageError(f"{self.command} needs trained weights: {usage}")
             return None
@@ -65,18 +85,18 @@ class Inputs:
         stored = stored_config(self.checkpoint, self.checkpoint_path)
         stored = {key: stored[key] for key in ("seed_everything", "model", "data", "trainer") if key in stored}
         stored["trainer"]["logger"] = False
-        if self.command == "predict" and images:
-            stored["data"] = self._unlabelled(images[-1], stored["data"].get("init_args", {}).get("eval_share", 1.0))
+        if self.images:
+            stored["data"] = self._unlabelled(stored["data"].get("init_args", {}).get("eval_share", 1.0))
         return stored
 
-    def _unlabelled(self, images: str, eval_share: float) -> dict[str, Any]:
+    def _unlabelled(self, eval_share: float) -> dict[str, Any]:
         """Configures prediction of the user's images, prepared like the checkpoint's training images."""
         known = self.checkpoint.get(Classifier.CHECKPOINT_HYPER_PARAMS_KEY, {})
         names = ("mean", "std", "class_names", "input_size")
         if missing := [name for name in names if not known.get(name)]:
             raise RunError(f"{self.checkpoint_path} does not say its {' and '.join(missing)}, which --images needs")
         view = {"eval_share": eval_share, "interpolation": "bilinear"}  # in an older checkpoint
-        given = {"images": images, **view, **{name: known[name] for name in DESCRIBED[1:] if name in known}}
+        given = {**view, **{name: known[name] for name in DESCRIBED[1:] if name in known}}
         return {"class_path": "resnet18.data.unlabelled.Unlabelled", "init_args": given}
 
     def _find_model_class(self, options: list[str]) -> tuple[type[Classifier], list[str]]:
@@ -140,10 +160,10 @@ class Inputs:
         return UsageError(f"{where}{error}")
 
 
-def take(arguments: list[str], *names: str) -> tuple[list[str], list[str]]:
-    """Every value of an option, and the other arguments."""
+def take(arguments: list[str], *names: str, many: bool = False) -> tuple[list[str], list[str]]:
+    """Every value of an option, which has ``many`` or one each time it is given, and the other arguments."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument(*names, action="append", default=[], dest="values")
+    parser.add_argument(*names, action="extend", nargs="+" if many else 1, default=[], dest="values")
     try:
         given, others = parser.parse_known_args(arguments)
     except argparse.ArgumentError:  # a value is missing; the command's parser will say so

@@ -18,7 +18,7 @@ from resnet18.errors import UsageError, hint
 GROUPS = ("model", "trainer", "best", "last")
 KEYS = (
     *("seed_everything", "data", "experiment", "init_from", "run_dir", "ckpt_path"),
-    *("flip_tta", "output", "images", "report"),
+    *("flip_tta", "images", "output", "topk", "embeddings", "report"),
     *GROUPS,
 )
 CLASS_KEYS = ("class_path", "init_args", "dict_kwargs")

@@ -37,7 +37,7 @@ TRAINER = {  # the common options of Lightning's Trainer that each command uses
 # A source's options for evaluation
 EVALUATED = ("root", "eval_batch_size", "num_workers", "cache_dir", "resident_limit_gb", "broken")
 WORDS = {  # placeholders for values without a default
-    **{"ckpt_path": "RUN", "init_from": "WEIGHTS", "experiment": "NAME", "run_dir": "DIR", "images": "PATH"},
+    **{"ckpt_path": "RUN", "init_from": "WEIGHTS", "experiment": "NAME", "run_dir": "DIR", "images": "PATH ..."},
     **{"data": "CLASS", "trainer.precision": "KIND", "print_config": ""},
 }
 TEXTS = {  # replace Lightning's and jsonargparse's

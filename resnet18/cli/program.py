@@ -15,7 +15,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from resnet18.callbacks.evaluation import EvaluationRecord
-from resnet18.callbacks.predictions import PredictionTable
 from resnet18.callbacks.progress import EpochLines
 from resnet18.cli.arguments import Arguments, say, warn
 from resnet18.cli.dry_run import check_schedule
@@ -31,7 +30,7 @@ from resnet18.engine.overhead import profiler_into, report_of
 from resnet18.engine.precision import choose_precision, emulation_warning, plugin_decides
 from resnet18.engine.ranks import exit_together, prepare_ranks
 from resnet18.engine.seeding import StepSeeding
-from resnet18.errors import RunError, counted
+from resnet18.errors import RunError
 from resnet18.report.page import write_report
 from resnet18.storage.checkpoints import run_directory
 from resnet18.storage.metrics_file import MetricsFile
@@ -131,9 +130,6 @@ class Program(Arguments):
         own_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         if self.command == "fit":
             callbacks.append(StepSeeding(self.config.seed_everything))
-        if self.command == "predict":
-            self.table = PredictionTable(self._output(), self.datamodule.class_names)
-            callbacks.append(self.table)
         if settings["enable_progress_bar"] is not False and not own_bar:
             callbacks.append(EpochLines())
         if self.command != "predict":
@@ -193,8 +189,6 @@ class Program(Arguments):
 
     def compare_data(self) -> None:
         """Refuses other data than the checkpoint's, before loading weights that may not fit their classes."""
-        if self.command == "predict" and self.config.images:
-            return
         for state in self.checkpoint.values():
             if isinstance(state, dict) and "split_hash" in state:  # stored under the source's name
                 self.datamodule.load_state_dict(state)
@@ -229,16 +223,6 @@ class Program(Arguments):
                 write_report(run)
             except RunError as error:
                 warn(f"report: {error}")
-
-    def _predict(self) -> None:
-        self.trainer.predict(self.model, return_predictions=False, **self._evaluated())
-        say(f"{counted(self.table.rows, 'prediction')} in {self.table.path}")
-
-    def _output(self) -> Path:
-        path = Path(self.config.output)
-        if not path.parent.is_dir():
-            raise RunError(f"output: there is no directory {path.parent}")
-        return path
 
 
 def run(command: str, arguments: list[str]) -> None:

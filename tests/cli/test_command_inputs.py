@@ -16,6 +16,12 @@ def test_the_values_of_an_option_are_taken_in_order_and_the_rest_stays() -> None
     assert take(["--a", "1", "--a"], "--a") == ([], ["--a", "1", "--a"])  # the parser says that a value is missing
 
 
+def test_an_option_may_have_many_values_each_time_it_is_given() -> None:
+    arguments = ["--images", "a", "b c", "--output", "-", "--images=d", "--topk", "2", "--images", "e"]
+    assert take(arguments, "--images", many=True) == (["a", "b c", "d", "e"], ["--output", "-", "--topk", "2"])
+    assert take(["--images"], "--images", many=True) == ([], ["--images"])
+
+
 def test_options_keep_their_order_however_they_are_joined_to_their_values(lightning, tmp_path: Path) -> None:
     (tmp_path / "first.yaml").write_text(CONFIG.read_text())
     (tmp_path / "second.yaml").write_text("experiment: ..\n")  # refused, with the name of this file
