@@ -61,7 +61,7 @@ def test_a_command_runs(command: tuple[str, ...], lightning, place: Path, monkey
     arguments = [
         {"RUN": str(place / "runs" / "digits" / "latest"), "DIR": "images"}.get(word, word) for word in command
     ]
-    if "images" in arguments:
+    if "images" in arguments and arguments[0] != "predict":
         arguments += ["--data.batch_size", "4", "--data.eval_batch_size", "4", "--data.cache_dir", "cache"]
     if "configs/finetune.yaml" in arguments:
         arguments += ["--init_from", "weights.pth"]  # which stands for torchvision's, to be downloaded

@@ -26,7 +26,7 @@ class Unlabelled(ImageDataModule):
     endings; hidden ones never do. All arguments but the first and the last two come from a checkpoint.
 
     Args:
-        images: Paths and patterns, which may be set later too.
+        images: A path or a pattern, or several; they may be set later too.
         class_names: In the order of the logits.
         mean: Of each channel, with pixels from 0 to 1.
         std: Standard deviation of each channel.
@@ -45,7 +45,7 @@ class Unlabelled(ImageDataModule):
 
     def __init__(
         self,
-        images: Sequence[str] = (),
+        images: str | Sequence[str] = (),
         *,
         class_names: Sequence[str],
         mean: Sequence[float],
@@ -63,7 +63,7 @@ class Unlabelled(ImageDataModule):
         self.class_names, self.mean, self.std = tuple(class_names), mean, std
         self.input_size, self.eval_share, self.interpolation = (channels, height, width), eval_share, interpolation
         super().__init__(eval_batch_size=eval_batch_size, seed=seed)
-        self.images, self.num_workers = images, num_workers
+        self.images, self.num_workers = [images] if isinstance(images, str) else images, num_workers
         self.unreadable: dict[int, str] = {}  # reasons by position, until the table takes them out
 
     def prepare_data(self) -> None:
