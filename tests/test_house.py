@@ -73,10 +73,10 @@ READ = (
 TRUSTED = ("analysis", "engine", "storage", "cli", "report", "data/feeds")
 LINES = {  # at most
     "what a forker reads": 1_200,
-    "yours": 2_750,
-    "trusted": 8_700,
+    "yours": 2_900,
+    "trusted": 9_300,
     "commands": 2_000,
-    "in all": 13_400,
+    "in all": 14_150,
 }
 
 

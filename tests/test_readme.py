@@ -86,7 +86,7 @@ def test_a_command_runs(command: tuple[str, ...], lightning, place: Path, monkey
 
 def test_there_are_commands_and_files() -> None:
     assert {command[0] for command in COMMANDS} == {
-        *("fit", "test", "predict", "check", "bench", "runs", "report", "seeds", "sweep", "dashboard")
+        *("fit", "test", "predict", "check", "bench", "runs", "report", "seeds", "sweep", "export", "dashboard")
     }
     assert FILES.keys() == {
         *("mynet.py", "myloss.py", "f1.yaml", "mycallback.py", "mymodel.py", "mydata.py", "myschedule.py", "mytask.py")
