@@ -96,12 +96,11 @@ def _decode(files: Files, geometry: Geometry, keep: bool) -> DecodedFiles:
         for number in range(first, min(first + CHUNK, len(files))):
             try:
                 image = decode(files.root / files.names[number], channels, scaled_side(size, share))
+                if store is not None:
+                    square = centre(image, (size, size), share, geometry.interpolation)
+                    store[number] = square.permute(1, 2, 0)  # C×S×S to S×S×C
             except UnreadableImage as error:
                 broken[files.names[number]] = str(error)
-                continue
-            if store is not None:
-                square = centre(image, (size, size), share, geometry.interpolation)
-                store[number] = square.permute(1, 2, 0)  # C×S×S to S×S×C
 
     chunks, console = range(0, len(files), CHUNK), Console(stderr=True)
     bar = {"console": console, "transient": True, "disable": not console.is_terminal}

@@ -58,14 +58,14 @@ class ImageDecoding(Dataset[Any]):
         enough = scaled_side(draw.size, geometry.share) if plain else self.enough_to_crop
         try:
             image = decode(path, geometry.channels, enough, checked=True)  # C×H×W
+            if plain:
+                image = centre(image, (draw.size, draw.size), geometry.share, geometry.interpolation)
         except UnreadableImage as error:
             raise RunError(f"{path}: {error}; it could be read when the run began") from None
         if draw.seed is not None:
             # Not torch.manual_seed, which seeds CUDA too, and formats a stack trace where there is none.
             torch.default_generator.manual_seed(draw.seed)
-        if plain:
-            image = centre(image, (draw.size, draw.size), geometry.share, geometry.interpolation)
-        else:
+        if not plain:
             top, left, height, width = v2.RandomResizedCrop.get_params(image, list(crop), list(RATIO))
             # As torchvision's resized_crop, but in channels-last memory, which the batch has too.
             part = image[None, :, top : top + height, left : left + width]  # 1×C×h×w

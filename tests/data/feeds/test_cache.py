@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import picture, picture_folder
+from PIL import Image
 
 from resnet18.data.feeds import cache
 from resnet18.data.feeds.cache import decode_or_load
@@ -184,3 +185,12 @@ def test_no_files_are_no_pixels(tmp_path: Path) -> None:
     decoded = decode_or_load(empty, GEOMETRY, tmp_path / "cache", keep=True)
     assert decoded.store is not None
     assert decoded.store.shape == (0, 16, 16, 3)
+
+
+def test_a_strip_that_would_fill_the_memory_is_broken(tmp_path: Path) -> None:
+    Image.new("L", (200_000, 1)).save(tmp_path / "strip.png")
+    files = Files(tmp_path, ["strip.png"], torch.zeros(1, dtype=torch.int64))
+    decoded = decode_or_load(files, Geometry(32, 32), tmp_path / "cache", keep=True)
+    assert decoded.broken == {
+        "strip.png": "200,000 × 1 pixels: covering 32 × 32 it is over the limit of 100 megapixels"
+    }
