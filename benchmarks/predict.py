@@ -1,11 +1,12 @@
 """How fast `lightning predict --images` is beside a plain loop, and how much memory it takes for how many images.
 
-    python benchmarks/predict.py --folder DIR      # some 6 minutes; writes benchmarks/results/predict.json
+    python benchmarks/predict.py --folder DIR      # some 10 minutes; writes benchmarks/results/predict.json
 
-A ResNet-18 is trained for some epochs on DIR/train/<class>/*.jpg, and classifies all images of DIR at 128×128. The
-plain loop has torchvision's resnet18 with the same weights in float32, PIL images through Resize, CenterCrop, ToTensor
-and Normalize, and a DataLoader with as many workers; it writes nothing. Ours is the whole command, from its arguments
-to its table, in the precision of the run. They take turns in one process.
+A ResNet-18 is trained for some epochs on DIR/train/<class>/*.jpg, until it is sure of these: of two classes that are
+equally likely, rounding decides. It then classifies all images of DIR at 128×128. The plain loop has torchvision's
+resnet18 with the same weights in float32, PIL images through Resize, CenterCrop, ToTensor and Normalize, and a
+DataLoader with as many workers; it writes nothing. Ours is the whole command, from its arguments to its table, in the
+precision of the run. They take turns in one process.
 
 Memory is what /proc calls VmHWM, the peak of a process's resident memory, added up over the command and its workers:
 of 1,000 images, and of 100,000, which are hard links to these; by a network of width 8 at 32×32.
@@ -169,7 +170,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="DIR with DIR/train/<class>/*.jpg")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=6)
+    parser.add_argument("--epochs", type=int, default=20)
     options = parser.parse_args()
     filter_notices()
     folder = options.folder.resolve()
