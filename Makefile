@@ -27,8 +27,8 @@ $(READY): requirements.lock pyproject.toml
 fit: $(READY) ## train configs/digits.yaml; CONFIG=… for another, ARGS="--model.x 1" for overrides
 	$(BIN)/lightning fit --config $(CONFIG) $(ARGS)
 
-test: $(READY) ## run every test, on up to four cores
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile $(ARGS)
+test: $(READY) ## run every test, in up to four processes
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 gpu: $(READY) ## run the tests that need a GPU, and measure it, into benchmarks/results/gpu.json
 	$(BIN)/python benchmarks/gpu.py $(ARGS)

@@ -62,6 +62,10 @@ DROPOUT_RUN = (
 """A run of that network, in ``./mynet.py``: 20 steps an epoch, logged every 5, and validated in 5 batches."""
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    return min((os.cpu_count() or 1) + 1, 4)  # one more than there are cores: many tests wait for a process
+
+
 def pytest_configure(config: pytest.Config) -> None:
     if config.option.markexpr != "gpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the others are the CPU's on any machine
