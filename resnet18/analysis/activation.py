@@ -54,4 +54,5 @@ def _layer_cam(model: Any, images: Tensor) -> numpy.ndarray:
     (gradient,) = torch.autograd.grad(logits.max(1).values.sum(), kept[0])
     cam = (gradient.relu() * kept[0].detach()).sum(1, keepdim=True).relu().float()  # N×1×h×w
     cam = interpolate(cam, images.shape[2:], mode="bilinear", align_corners=False)[:, 0]
-    return (cam / cam.amax((1, 2), keepdim=True).clamp(min=1e-12)).cpu().numpy()
+    largest = cam.amax((1, 2), keepdim=True)  # 0 where nothing speaks for the class
+    return (cam / largest.where(largest > 0, 1)).cpu().numpy()
