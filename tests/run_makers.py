@@ -81,3 +81,29 @@ def photograph(number: int) -> bytes:
     written = io.BytesIO()
     Image.fromarray(coarse).resize((128, 128), Image.Resampling.BICUBIC).save(written, "PNG")
     return written.getvalue()
+
+
+SEVERAL_LABELS = """
+import torch
+from torchmetrics.classification import MultilabelAccuracy
+from resnet18 import Classifier, Digits, ImageTensors
+
+class Tags(Digits):
+    class_names = ("odd", "large", "threefold")
+
+    def load(self, part):
+        whole = super().load(part)
+        tags = torch.stack([whole.labels % 2, whole.labels // 5, whole.labels % 3 == 0], 1).float()
+        return ImageTensors(whole.images, tags)
+
+    def check_targets(self, targets, name):
+        assert targets.shape[1:] == (3,)
+
+    def strata(self, targets):
+        return targets[:, 0].long()
+
+class Tagger(Classifier):
+    def make_metrics(self):
+        return {"accuracy": MultilabelAccuracy(num_labels=3)}
+"""
+"""A task with several labels an image, as a file: its data source and its model."""

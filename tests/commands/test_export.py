@@ -17,6 +17,7 @@ import onnxruntime
 import pytest
 import torch
 from conftest import ROOT, copied, picture, picture_folder
+from run_makers import SEVERAL_LABELS
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torchvision.models import resnet18
@@ -325,34 +326,8 @@ def test_without_its_data_a_run_is_compared_on_other_images(lightning, pets: Pat
 
 
 def test_a_network_of_torchvision_with_several_labels_an_image(lightning) -> None:
-    Path("mytask.py").write_text(
-        """
-import torch
-from torchmetrics.classification import MultilabelAccuracy
-from resnet18 import Classifier, Digits, ImageTensors
-
-class Tags(Digits):
-    class_names = ("odd", "large", "threefold")
-
-    def load(self, part):
-        whole = super().load(part)
-        tags = torch.stack([whole.labels % 2, whole.labels // 5, whole.labels % 3 == 0], 1).float()
-        return ImageTensors(whole.images, tags)
-
-    def check_targets(self, targets, name):
-        assert targets.shape[1:] == (3,)
-
-    def strata(self, targets):
-        return targets[:, 0].long()
-
-class Tagger(Classifier):
-    def make_metrics(self):
-        return {"accuracy": MultilabelAccuracy(num_labels=3)}
-
-    def decide(self, logits):
-        return logits > 0, logits.sigmoid()
-"""
-    )
+    decide = "\n    def decide(self, logits):\n        return logits > 0, logits.sigmoid()\n"
+    Path("mytask.py").write_text(SEVERAL_LABELS + decide)
     recipe = (
         "--model",
         "mytask.Tagger",
