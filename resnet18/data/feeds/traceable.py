@@ -3,7 +3,7 @@
 torchvision's antialiased resize of uint8 images, after Pillow's, is two products with matrices of weights, and after
 each the pixels are rounded. The weights are whole multiples of 2⁻¹⁴ to 2⁻¹⁶, so every sum is exact in float32, and any
 runtime gets the same pixels. They are torchvision's, bit for bit, where an image shrinks to a quarter or less far;
-where it shrinks more, fewer than one in a hundred differ, by one. On x86 CPUs without AVX2 torchvision rounds its
+where it shrinks more, fewer than two in a hundred differ, by one. On x86 CPUs without AVX2 torchvision rounds its
 bilinear resize only once, and more differ.
 """
 
